@@ -1,0 +1,169 @@
+"""The MiniCPM-4 transformer that VoxCPM uses four times (paper §3.1): TSLM, RALM, LocEnc, LocDiT.
+
+Notable choices
+- pre-norm residual blocks: RMSNorm → attention, RMSNorm → SwiGLU, no biases;
+- grouped-query attention: `heads / kv_heads` queries share one key and one value;
+- LongRoPE: rotary positions whose frequencies are divided by a tabled factor per pair of dimensions;
+- muP: with `mup` on, each residual branch is multiplied by scale_depth / √layers;
+- one forward for training, prefill and single steps: a `KVCache` makes the difference.
+Parameter names are those of the released checkpoint below the name of the stack.
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vox.config import RopeConfig, TransformerConfig
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · weight over the last axis [..., H]; the mean square is taken in float32."""
+
+    def __init__(self, hidden: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean_square = x.float().pow(2).mean(-1, keepdim=True)
+        return (x * torch.rsqrt(mean_square + self.eps)).to(x.dtype) * self.weight
+
+
+class LongRoPE:
+    """Rotary position table. Held in float32 outside the module's state, whatever dtype the weights have."""
+
+    def __init__(self, config: RopeConfig, width: int):
+        factors = config.long_factor if config.max_position > config.original_max_position else config.short_factor
+        self.factors = torch.tensor(factors or (1.0,) * (width // 2))
+        self.inv_freq = 1.0 / config.theta ** (torch.arange(0, width, 2).float() / width)
+        stretch = config.max_position / config.original_max_position
+        # The longer the stretch, the flatter the attention: the table's amplitude makes up for it.
+        self.amplitude = math.sqrt(1 + math.log(stretch) / math.log(config.original_max_position))
+        self.table = torch.empty(2, 0, width)
+
+    def __call__(self, start: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """cos and sin for positions start … start+length−1, each [length, width] float32."""
+        end = start + length
+        if self.table.device != device or self.table.shape[1] < end:
+            positions = torch.arange(max(64, 1 << (end - 1).bit_length()), device=device).float()
+            angles = torch.outer(positions, 1.0 / self.factors.to(device)) * self.inv_freq.to(device)
+            angles = torch.cat((angles, angles), dim=-1)  # [positions, width]
+            self.table = torch.stack((angles.cos(), angles.sin())) * self.amplitude
+        return self.table[0, start:end], self.table[1, start:end]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x_i, x_{i+width/2}) by its position's angle. x [B, heads, T, width], cos and sin [T, width]."""
+    x32 = x.float()
+    first, second = x32.chunk(2, dim=-1)
+    return (x32 * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+class KVCache:
+    """Keys and values of all past positions, in memory allocated once.
+
+    Args: layers, batch, capacity in positions, and the shape of one position's keys.
+    """
+
+    def __init__(self, config: TransformerConfig, batch: int, capacity: int, device=None, dtype=None):
+        shape = (config.layers, batch, config.kv_heads, capacity, config.width)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k and v [B, kv_heads, T, width] behind the past; return past and new ones [B, kv_heads, length+T, width].
+
+        The stack itself moves `length` on, once all its layers have written. Raises ValueError when the cache is full.
+        """
+        end = self.length + k.shape[2]
+        if end > self.keys.shape[3]:
+            raise ValueError(f"the sequence needs {end} positions and the KV cache holds {self.keys.shape[3]}: use a larger max_length")
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.width = config.width
+        inner, shared = config.heads * config.width, config.kv_heads * config.width
+        self.q_proj = nn.Linear(config.hidden, inner, bias=False)
+        self.k_proj = nn.Linear(config.hidden, shared, bias=False)
+        self.v_proj = nn.Linear(config.hidden, shared, bias=False)
+        self.o_proj = nn.Linear(inner, config.hidden, bias=False)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, causal: bool, extend=None) -> Tensor:
+        q, k, v = (rearrange(proj(x), "b t (h d) -> b h t d", d=self.width) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        if extend is not None:
+            k, v = extend(k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+        return self.o_proj(rearrange(y, "b h t d -> b t (h d)"))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x))"""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden, config.ffn, bias=False)
+        self.up_proj = nn.Linear(config.hidden, config.ffn, bias=False)
+        self.down_proj = nn.Linear(config.ffn, config.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each on a normalised copy, each added back (scaled under muP)."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = SwiGLU(config)
+        self.input_layernorm = RMSNorm(config.hidden, config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
+        self.scale = config.scale_depth / math.sqrt(config.layers) if config.mup else 1.0
+
+    def forward(self, x: Tensor, rope, mask: Tensor | None, causal: bool, extend=None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, causal, extend) * self.scale
+        return x + self.mlp(self.post_attention_layernorm(x)) * self.scale
+
+
+class Transformer(nn.Module):
+    """A stack of blocks and a last norm, over embeddings.
+
+    Args: config; causal: position t sees positions ≤ t (LMs) or all (LocEnc, LocDiT).
+    """
+
+    def __init__(self, config: TransformerConfig, causal: bool):
+        super().__init__()
+        self.config, self.causal = config, causal
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.hidden, config.norm_eps)
+        self.rope = LongRoPE(config.rope, config.width) if config.rope else None
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """x [B, T, H] → [B, T, H]. With a cache, x continues what the cache holds, and is added to it.
+
+        Raises ValueError when the cache is full.
+        """
+        past, new = (cache.length if cache else 0), x.shape[1]
+        rope = self.rope(past, new, x.device) if self.rope else None
+        causal, mask = self.causal and new > 1, None
+        if causal and past:  # a later chunk of several positions: the built-in causal mask assumes an empty past
+            causal, mask = False, torch.ones(new, past + new, dtype=torch.bool, device=x.device).tril(past)
+        for index, layer in enumerate(self.layers):
+            extend = None if cache is None else lambda k, v, index=index: cache.extend(index, k, v)
+            x = layer(x, rope, mask, causal, extend)
+        if cache is not None:
+            cache.length += new
+        return self.norm(x)
