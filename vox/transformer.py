@@ -36,22 +36,25 @@ class LongRoPE:
     """Rotary position table. Held in float32 outside the module's state, whatever dtype the weights have."""
 
     def __init__(self, config: RopeConfig, width: int):
+        self.theta, self.width, self.table = config.theta, width, None
         factors = config.long_factor if config.max_position > config.original_max_position else config.short_factor
-        self.factors = torch.tensor(factors or (1.0,) * (width // 2))
-        self.inv_freq = 1.0 / config.theta ** (torch.arange(0, width, 2).float() / width)
+        self.factors = factors or (1.0,) * (width // 2)
         stretch = config.max_position / config.original_max_position
         # The longer the stretch, the flatter the attention: the table's amplitude makes up for it.
         self.amplitude = math.sqrt(1 + math.log(stretch) / math.log(config.original_max_position))
-        self.table = torch.empty(2, 0, width)
+
+    def _grow(self, positions: int, device: torch.device) -> Tensor:
+        inv_freq = 1.0 / self.theta ** (torch.arange(0, self.width, 2, device=device).float() / self.width)
+        factors = torch.tensor(self.factors, device=device)
+        angles = torch.outer(torch.arange(positions, device=device).float(), 1.0 / factors) * inv_freq
+        angles = torch.cat((angles, angles), dim=-1)  # [positions, width]
+        return torch.stack((angles.cos(), angles.sin())) * self.amplitude
 
     def __call__(self, start: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin for positions start … start+length−1, each [length, width] float32."""
         end = start + length
-        if self.table.device != device or self.table.shape[1] < end:
-            positions = torch.arange(max(64, 1 << (end - 1).bit_length()), device=device).float()
-            angles = torch.outer(positions, 1.0 / self.factors.to(device)) * self.inv_freq.to(device)
-            angles = torch.cat((angles, angles), dim=-1)  # [positions, width]
-            self.table = torch.stack((angles.cos(), angles.sin())) * self.amplitude
+        if self.table is None or self.table.device != device or self.table.shape[1] < end:
+            self.table = self._grow(max(64, 1 << (end - 1).bit_length()), device)
         return self.table[0, start:end], self.table[1, start:end]
 
 
