@@ -1,14 +1,86 @@
-"""Text in, token ids out (paper §3.1: byte-pair tokens, Chinese tokens split into characters).
+"""Text in, token ids out (paper §3.1: byte-pair tokens, with tokens of several Chinese characters split into single ones).
+
+Two tokenizers with one face (`encode`, `decode`, `vocab_size`, `save`): `CharTokenizer` is embedded here and has one id per
+character of English and common Mandarin; `BPETokenizer` reads the released `tokenizer.json`.
 
 Notable choices
-- numbers are spoken before they are tokenized, so a text holds only what is heard.
+- ids 0, 1, 2, 3 are padding, begin, end and unknown; 101 to 104 are the released ids of the audio marks, in both tokenizers;
+- `CharTokenizer` hears, it does not read: digits are spoken before they are tokenized, capitals and full-width forms fold
+  into one spelling, and a character it does not know is an error and never a silent gap;
+- `BPETokenizer` changes nothing but white space, because the released model was trained on texts as written.
 """
+
+import json
+import os
+import re
+import shutil
+import unicodedata
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+AUDIO_START, AUDIO_END = 101, 102
+SPECIAL = {0: "<pad>", 1: "<s>", 2: "</s>", 3: "<unk>", AUDIO_START: "<|audio_start|>", AUDIO_END: "<|audio_end|>"}
+SPECIAL |= {103: "<|ref_audio_start|>", 104: "<|ref_audio_end|>"}  # used by VoxCPM 2, reserved here
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model")
+
+PUNCTUATION = str.maketrans("。、‘’–—", ".,''--") | str.maketrans(dict.fromkeys("“”「」『』《》", '"'))  # what NFKC leaves
+# One id each, in this order: a saved model depends on it, so new characters may only be added at the end.
+CHARACTERS = (
+    " abcdefghijklmnopqrstuvwxyz.,?!;:'\"-()"
+    # numbers, times and dates, then common characters
+    "零〇一二两三四五六七八九十百千万亿点分秒半刻钟时上下早中午晚凌晨夜今明昨后前年月日号星期周天第差过整到负个元块岁度"
+    "的是不了在人有我他这们来大为和国地以说要就出会可也你对生能而子那得于着自之发作里用道行所然家种事成方多经么去法学如都同现当没动面"
+    "起看定还进好小部其些主样理心她本开但因只从想实军者意无力它与长把机民公此已工使情性知全又关正业外将高间由问很最重并物手应战向头文"
+    "体政美相见被利什等产或新己制身果加西斯话合回特代内信表化老给世位次门任常先海通教儿原东声提立及比员解水名真论处走义各入几口认条平"
+    "系气题活尔更别打女变神总何电数安少报才结反受目太量再感建务做接必场件计管市直德资命山金指克许统区保至队形社便空决治展马科司基眼书"
+    "非则听白却界达光放强即像难且权思王象完设式色路记南品住告类求据程北边死张该交规取拉格望觉术领共确传师观清切院让识候带导争运笔组影"
+    "青收热离帮爱快乐谢请您吗呢吧啊哪谁怎喜欢吃喝茶饭红黄蓝绿黑春夏秋冬雨雪风云花树鸟鱼狗猫车站飞票钱买卖店房屋校朋友父母爸妈哥姐弟妹"
+    "孩男京城省村河江湖音歌唱读写字语言英汉词句课考试忙"
+)
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 ).split()
 TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 DIGITS = "零一二三四五六七八九"
+
+
+class UnknownCharacter(ValueError):
+    """A text holds characters that the tokenizer has no id for; `characters` lists them."""
+
+    def __init__(self, characters: str, text: str):
+        self.characters = characters
+        names = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in characters)
+        super().__init__(f"no token for {names} in {_short(text)}: write it with the letters a-z, common Chinese characters and . , ? !")
+
+
+def normalise(text: str) -> str:
+    """A text as it is spoken: one spelling per character (Unicode NFKC, plain punctuation), single spaces, numbers in words.
+
+    "第１２号，  room 412" → "第十二号, room four hundred and twelve". A number is spoken in the language of the nearest letter,
+    English if there is none; a Chinese year (2024年) digit by digit. Capitals stay. Doing it twice changes nothing.
+    Raises ValueError for an empty text, and for a number that is not a whole one from 0 to 9999 standing on its own ("3.5",
+    "12:30", "mp3", "007"), because its reading would be a guess.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a text must be a string, not {type(text).__name__}")
+    text = unicodedata.normalize("NFKC", text).translate(PUNCTUATION)
+    text = "".join(character for character in text if unicodedata.category(character) != "Cf")  # zero-width marks of web pages
+    text = " ".join(text.split())
+    if not text:
+        raise ValueError("the text is empty: give at least one word")
+    text = re.sub(r"[0-9]{4}(?=年)", lambda year: "".join(DIGITS[int(digit)] for digit in year[0]), text)
+    return re.sub(r"[A-Za-z]*[0-9]+(?:[.,:/][0-9]+)*[A-Za-z]*", _spoken, text)
+
+
+def _spoken(match):
+    number = match[0].replace(",", "") if re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+", match[0]) else match[0]
+    if not re.fullmatch(r"0|[1-9][0-9]{0,3}", number):
+        raise ValueError(f"cannot speak {match[0]!r} in {_short(match.string)}: write it in words, or as whole numbers from 0 to 9999")
+    sides = (reversed(match.string[: match.start()]), match.string[match.end() :])
+    near = [next(((far, letter) for far, letter in enumerate(side) if letter.isalpha()), (len(match.string), "a")) for side in sides]
+    return cardinal(int(number), "zh" if is_chinese(min(near)[1]) else "en")
 
 
 def cardinal(n: int, language: str) -> str:
@@ -49,3 +121,137 @@ def _mandarin(n):
         text += ("零" if gap else "") + ("两" if digit == 2 and size == 1000 else DIGITS[digit]) + unit
         gap = False
     return text[1:] if text.startswith("一十") else text
+
+
+def is_chinese(character: str) -> bool:
+    """Whether one character is a Chinese one, or Chinese (full-width) punctuation."""
+    return any(low <= character <= high for low, high in (("\u3000", "\u303f"), ("\u3400", "\u9fff"), ("\uff00", "\uffef")))
+
+
+def join_texts(prompt_text: str, text: str) -> str:
+    """The prompt's text and the target text as one, with a space between unless either side is Chinese or already a space.
+
+    The released code joins them with nothing between, which makes one word of two English ones.
+    """
+    if not prompt_text or not text:
+        return prompt_text + text
+    left, right = prompt_text[-1], text[0]
+    plain = left.isspace() or right.isspace() or is_chinese(left) or is_chinese(right)
+    return prompt_text + ("" if plain else " ") + text
+
+
+class CharTokenizer:
+    """One id per character, of `CHARACTERS` by default: no file needed, 512 ids.
+
+    `save` writes a folder that `transformers.LlamaTokenizerFast` loads with the same ids for normalised lower-case text.
+    """
+
+    def __init__(self, characters: str = CHARACTERS):
+        ids = (i for i in range(len(characters) + len(SPECIAL)) if i not in SPECIAL)
+        self.ids = dict(zip(characters, ids, strict=True))
+        self.characters = {i: character for character, i in self.ids.items()}
+        self.vocab_size = len(characters) + len(SPECIAL)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, after `normalise` and lower-casing. Raises UnknownCharacter, and ValueError as `normalise` does."""
+        spoken = normalise(text).lower()
+        unknown = "".join(dict.fromkeys(character for character in spoken if character not in self.ids))
+        if unknown:
+            raise UnknownCharacter(unknown, text)
+        return [self.ids[character] for character in spoken]
+
+    def decode(self, ids) -> str:
+        """The text of ids; padding and the other special ids are left out. Raises ValueError for an id out of range."""
+        ids = [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise ValueError(f"token id {i} is not in this tokenizer's 0..{self.vocab_size - 1}")
+        return "".join(self.characters.get(i, "") for i in ids)
+
+    def save(self, folder):
+        """Write `tokenizer.json` and `tokenizer_config.json` into a folder, made if missing."""
+        marked = {character.replace(" ", "▁"): i for character, i in self.ids.items()}
+        vocabulary = marked | {token: i for i, token in SPECIAL.items()}
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges=[], unk_token="<unk>"))  # no merges: characters stay apart
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL.values()])
+        config = {"tokenizer_class": "LlamaTokenizerFast", "characters": "".join(self.ids), "add_prefix_space": False, "legacy": False}
+        config |= {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": False}
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+        _write(folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=2))
+
+
+class BPETokenizer:
+    """The released tokenizer: byte-pair tokens as in `tokenizer.json`, those of several Chinese characters split into characters."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: a released model's folder holds it beside config.json")
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{path} is not a tokenizer: {error}") from error
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.vocab_size = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
+        self.words = {token for token in vocabulary if len(token) >= 2 and all("\u4e00" <= character <= "\u9fff" for character in token)}
+        self.unknown = vocabulary.get(_settings(self.folder).get("unk_token", "<unk>"))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without begin or end marks; runs of white space count as one space. ValueError for an empty text."""
+        text = " ".join(text.split())
+        if not text:
+            raise ValueError("the text is empty: give at least one word")
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        ids = []
+        for token, i in zip(encoding.tokens, encoding.ids, strict=True):
+            word = token.replace("▁", "")
+            ids += [self._id(character) for character in word] if word in self.words else [i]
+        return ids
+
+    def _id(self, character):
+        i = self.tokenizer.token_to_id(character)
+        return self.unknown if i is None else i
+
+    def decode(self, ids) -> str:
+        """The text of ids, without special tokens."""
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def save(self, folder):
+        """Copy the tokenizer's files into a folder, made if missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            source = self.folder / name
+            if source.is_file() and source.resolve() != (folder / name).resolve():
+                shutil.copyfile(source, folder / f"{name}.part")
+                os.replace(folder / f"{name}.part", folder / name)
+
+
+def load_tokenizer(folder) -> CharTokenizer | BPETokenizer:
+    """The tokenizer that stands in a model's folder. Raises ValueError naming the file that is missing or broken."""
+    characters = _settings(Path(folder)).get("characters")
+    return CharTokenizer(characters) if characters else BPETokenizer(folder)
+
+
+def _settings(folder):
+    path = folder / "tokenizer_config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from error
+
+
+def _write(path, text):
+    part = path.with_name(path.name + ".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _short(text):
+    return repr(text if len(text) <= 60 else text[:60] + "…")
