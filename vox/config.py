@@ -47,9 +47,7 @@ class VAEConfig:
             f"encoder_rates {self.encoder_rates} and decoder_rates {self.decoder_rates} must have the same product",
         )
         halvings = 2 ** len(self.decoder_rates)
-        _require(
-            self.decoder_dim % halvings == 0, f"decoder_dim {self.decoder_dim} is halved by every rate: use a multiple of {halvings}"
-        )
+        _require(self.decoder_dim % halvings == 0, f"decoder_dim {self.decoder_dim} is halved by every rate: use a multiple of {halvings}")
 
     @property
     def hop(self) -> int:
@@ -100,9 +98,7 @@ class TransformerConfig:
         if self.rope:
             for name in ("short_factor", "long_factor"):
                 factors = getattr(self.rope, name)
-                _require(
-                    len(factors) in (0, width // 2), f"rope.{name} has {len(factors)} values; a head of {width} needs {width // 2}"
-                )
+                _require(len(factors) in (0, width // 2), f"rope.{name} has {len(factors)} values; a head of {width} needs {width // 2}")
 
     @property
     def width(self) -> int:
@@ -332,7 +328,16 @@ def _voxcpm() -> Config:
         locdit=TransformerConfig(layers=4, **stack),
         train=TrainConfig(steps=500000, batch=512, warmup=2000, decay=100000, checkpoint=1000, max_seconds=60.0),
         vae_train=VAETrainConfig(
-            steps=1000000, batch=128, clip_seconds=2.0, lr=3e-5, lr_end=0.0, warmup=1000, decay=999000, adversarial_from=0, ema=0.999, checkpoint=1000
+            steps=1000000,
+            batch=128,
+            clip_seconds=2.0,
+            lr=3e-5,
+            lr_end=0.0,
+            warmup=1000,
+            decay=999000,
+            adversarial_from=0,
+            ema=0.999,
+            checkpoint=1000,
         ),
     )
 

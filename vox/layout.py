@@ -11,7 +11,6 @@ and the older torch files are read with `weights_only=True`.
 """
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vox.config import Config, FlowConfig, FSQConfig, RopeConfig, TransformerConfig, VAEConfig, from_dict, to_dict
+from vox.files import replacing, write_json
 
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 VAE_FILES = ("audiovae.safetensors", "audiovae.pth")
@@ -210,16 +210,6 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     return file, weights
 
 
-def replace_file(path: Path, write):
-    """Let write(temporary path) make a file, then rename it into place, so that no reader ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write(folder, config: Config, weights: dict[str, Tensor], tokenizer):
     """Write a model folder in the released layout.
 
@@ -230,12 +220,12 @@ def write(folder, config: Config, weights: dict[str, Tensor], tokenizer):
     bad = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
     if bad:
         raise ValueError(f"weight {bad} holds values that are not finite; nothing was written to {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     vae = {name.removeprefix("vae."): tensor for name, tensor in weights.items() if name.startswith("vae.")}
     model = {released_name(name): tensor for name, tensor in weights.items() if not name.startswith("vae.")}
     tree = released_config(config, next(iter(model.values())).dtype)
     tokenizer.save(folder)
-    replace_file(folder / VAE_FILES[0], lambda path: save_file(vae, path))
-    replace_file(folder / MODEL_FILES[0], lambda path: save_file(model, path))
-    replace_file(folder / "config.json", lambda path: path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8"))
+    for name, tensors in ((VAE_FILES[0], vae), (MODEL_FILES[0], model)):
+        with replacing(folder / name) as aside:
+            save_file(tensors, aside)
+    write_json(folder / "config.json", tree)

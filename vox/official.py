@@ -57,7 +57,8 @@ def load(name, device=None, dtype=None) -> VoxCPM:
     wanted = model.state_dict()
     for problem, names in (("lacks", set(wanted) - set(weights)), ("has unknown", set(weights) - set(wanted))):
         if names:
-            raise ValueError(f"{file} {problem} {len(names)} weights, such as {layout.released_name(min(names))}: it does not fit config.json")
+            example = layout.released_name(min(names))
+            raise ValueError(f"{file} {problem} {len(names)} weights, such as {example}: it does not fit config.json")
     for key, tensor in weights.items():
         if tensor.shape != wanted[key].shape:
             raise ValueError(
