@@ -10,14 +10,14 @@ Notable choices
 - `BPETokenizer` changes nothing but white space, because the released model was trained on texts as written.
 """
 
-import json
-import os
 import re
 import shutil
 import unicodedata
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+from vox.files import read_json, replacing, write_json
 
 AUDIO_START, AUDIO_END = 101, 102
 SPECIAL = {0: "<pad>", 1: "<s>", 2: "</s>", 3: "<unk>", AUDIO_START: "<|audio_start|>", AUDIO_END: "<|audio_end|>"}
@@ -177,10 +177,9 @@ class CharTokenizer:
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL.values()])
         config = {"tokenizer_class": "LlamaTokenizerFast", "characters": "".join(self.ids), "add_prefix_space": False, "legacy": False}
         config |= {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": False}
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-        _write(folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=2))
+        with replacing(Path(folder) / "tokenizer.json") as aside:
+            tokenizer.save(str(aside))
+        write_json(Path(folder) / "tokenizer_config.json", config)
 
 
 class BPETokenizer:
@@ -224,13 +223,10 @@ class BPETokenizer:
 
     def save(self, folder):
         """Copy the tokenizer's files into a folder, made if missing."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            source = self.folder / name
-            if source.is_file() and source.resolve() != (folder / name).resolve():
-                shutil.copyfile(source, folder / f"{name}.part")
-                os.replace(folder / f"{name}.part", folder / name)
+            if (self.folder / name).is_file():
+                with replacing(Path(folder) / name) as aside:
+                    shutil.copyfile(self.folder / name, aside)
 
 
 def load_tokenizer(folder) -> CharTokenizer | BPETokenizer:
@@ -241,16 +237,7 @@ def load_tokenizer(folder) -> CharTokenizer | BPETokenizer:
 
 def _settings(folder):
     path = folder / "tokenizer_config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from error
-
-
-def _write(path, text):
-    part = path.with_name(path.name + ".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, path)
+    return read_json(path) if path.exists() else {}
 
 
 def _short(text):
