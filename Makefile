@@ -15,7 +15,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 lab: .venv/lab.done
-	$(BIN)/jupyter lab --notebook-dir notebooks $(ARGS)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 run: .venv/lab.done
 	@mkdir -p $(OUT)
