@@ -54,7 +54,7 @@ def prompt_patches(model, wav: Tensor) -> Tensor:
     return to_patches(latents, model.config.patch)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def draw_patches(
     model,
     tokens: Tensor,
@@ -104,7 +104,7 @@ def draw_patches(
         previous = patch
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode_patches(model, patches: Tensor, context: Tensor | None = None) -> Tensor:
     """patches [m, P, D] → wav [m·P·hop]; the decoder first reads `context`, patches whose sound is cut off."""
     before = 0 if context is None else len(context)
@@ -130,7 +130,7 @@ def _prompt(model, wav, text) -> Tensor | None:
         wav = audio.resample(wav.wav, wav.sample_rate, model.config.vae.sample_rate)
     elif not isinstance(wav, Tensor):
         wav = audio.load(wav, model.config.vae.sample_rate)
-    with torch.inference_mode():
+    with torch.no_grad():
         return prompt_patches(model, wav.float())
 
 

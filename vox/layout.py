@@ -197,17 +197,33 @@ def read_tensors(folder: Path, names: tuple[str, ...]) -> tuple[Path, dict[str, 
             raise ValueError("it holds more than tensors")
         return file, tensors
     except (SafetensorError, ValueError, RuntimeError, AttributeError, EOFError, OSError) as error:
-        raise ValueError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}. Fetch it again") from error
+        raise ValueError(f"{file} cannot be read as weights: {(str(error) or 'it is empty').splitlines()[0]}. Fetch it again") from error
     except Exception as error:  # torch names its refusal of code UnpicklingError
         raise ValueError(f"{file} holds code or objects, not only weights, and was not loaded. Ask its author for safetensors") from error
 
 
-def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """All weights of a folder under our names, the VAE's as "vae.…", and the file of the model's own."""
+def read_weights(folder: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All weights of a folder under our names, the VAE's as "vae.…". `wanted` holds a tensor of the right shape for each name.
+
+    Raises FileNotFoundError, or ValueError that names the file and a weight which it lacks, has too many, or has in another shape.
+    """
     file, tensors = read_tensors(folder, MODEL_FILES)
-    weights = {our_name(name): tensor for name, tensor in tensors.items() if not name.startswith("audio_vae.")}
-    weights |= {f"vae.{name}": tensor for name, tensor in read_tensors(folder, VAE_FILES)[1].items()}
-    return file, weights
+    model = {our_name(name): tensor for name, tensor in tensors.items() if not name.startswith("audio_vae.")}
+    _fit(file, model, {name: tensor for name, tensor in wanted.items() if not name.startswith("vae.")}, released_name)
+    file, tensors = read_tensors(folder, VAE_FILES)
+    vae = {f"vae.{name}": tensor for name, tensor in tensors.items()}
+    _fit(file, vae, {name: tensor for name, tensor in wanted.items() if name.startswith("vae.")}, lambda name: name.removeprefix("vae."))
+    return model | vae
+
+
+def _fit(file, weights, wanted, name_in_file):
+    for problem, names in (("lacks", wanted.keys() - weights.keys()), ("has unknown", weights.keys() - wanted.keys())):
+        if names:
+            raise ValueError(f"{file} {problem} weights ({len(names)}), such as {name_in_file(min(names))}: it does not fit config.json")
+    for name, tensor in weights.items():
+        if tensor.shape != wanted[name].shape:
+            shapes = f"has shape {list(tensor.shape)}, config.json asks for {list(wanted[name].shape)}"
+            raise ValueError(f"{file}: {name_in_file(name)} {shapes}")
 
 
 def write(folder, config: Config, weights: dict[str, Tensor], tokenizer):

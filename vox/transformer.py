@@ -43,6 +43,7 @@ class LongRoPE:
         # The longer the stretch, the flatter the attention: the table's amplitude makes up for it.
         self.amplitude = math.sqrt(1 + math.log(stretch) / math.log(config.original_max_position))
 
+    @torch.inference_mode(False)  # a table made while speaking must serve a later training step
     def _grow(self, positions: int, device: torch.device) -> Tensor:
         inv_freq = 1.0 / self.theta ** (torch.arange(0, self.width, 2, device=device).float() / self.width)
         factors = torch.tensor(self.factors, device=device)
