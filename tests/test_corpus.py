@@ -1,0 +1,414 @@
+"""The numbers corpus (texts, voices, rendering, cache) and real speech through the same door."""
+
+import calendar
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import soundfile
+import torch
+
+from vox import audio, corpus, espeak, phrases
+from vox.text import DIGITS, CharTokenizer
+
+LITTLE = 40 / 3600  # hours: 40 seconds of speech
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def pitch_of(wav):
+    """Median F0 in Hz of the loud frames of a 16 kHz waveform, by autocorrelation."""
+    frames = wav.unfold(0, 1024, 512)  # [frames, 1024]
+    frames = frames[frames.square().mean(1) > 0.3 * frames.square().mean(1).max()]
+    power = torch.fft.rfft(frames - frames.mean(1, keepdim=True), 2048).abs().square()
+    lags = torch.fft.irfft(power)[:, 40:250]  # 64 to 400 Hz
+    return float(16000 / (lags.argmax(1) + 40).float().median())
+
+
+# ---------------------------------------------------------------- texts
+
+
+def test_splits_share_no_text_and_hold_out_a_tenth():
+    for language in phrases.LANGUAGES:
+        parts = [set(corpus.texts(language, split)) for split in phrases.SPLITS]
+        assert sum(map(len, parts)) == len(set.union(*parts)) > 20000
+        assert 0.04 < len(parts[1]) / sum(map(len, parts)) < 0.06 and 0.04 < len(parts[2]) / sum(map(len, parts)) < 0.06
+        for split, part in zip(phrases.SPLITS, parts, strict=True):
+            assert {corpus.split_of(text) for text in part} == {split}
+            assert all(len(kind) >= 40 for kind in phrases.kinds(language, split))  # every kind is in every split
+
+
+def test_texts_are_the_right_words():
+    english = {text for split in phrases.SPLITS for text in corpus.texts("en-us", split)}
+    mandarin = {text for split in phrases.SPLITS for text in corpus.texts("cmn", split)}
+    assert {
+        *("zero", "four hundred and twelve", "nine thousand nine hundred and ninety nine"),
+        *("three o'clock", "half past two", "quarter to one", "one minute past nine", "twenty past twelve", "seven minutes to eleven"),
+        *("twelve oh five at night", "three twenty five in the afternoon", "eight o'clock in the evening"),
+        *("march third", "the thirty first of december", "the twenty second of may", "february twenty ninth"),
+    } <= english
+    assert {
+        *("零", "十二", "四百一十二", "两千零六", "九千九百九十九"),
+        *("下午三点二十五分", "凌晨零点零五分", "中午十二点整", "两点半", "二十二点一刻", "上午十点三刻"),
+        *("三月三日", "十二月三十一号", "二月二十九日"),
+    } <= mandarin
+    years = ("nineteen hundred", "twenty ten", "two thousand and seven", "two thousand", "nineteen oh five")
+    assert all(any(text.endswith(f" {year}") for text in english) for year in years)
+    assert all(any(text.startswith(year) for text in mandarin) for year in ("一九零零年", "二零零七年", "二零一零年"))
+    leap_days = [text for text in mandarin if re.search("年二月二十九", text)]
+    assert leap_days and all(calendar.isleap(int("".join(str(DIGITS.index(digit)) for digit in text[:4]))) for text in leap_days)
+    assert not any(character.isdigit() and character.isascii() for text in english | mandarin for character in text)
+
+
+def test_the_character_tokenizer_spells_every_text():
+    tokenizer = CharTokenizer()
+    for language in phrases.LANGUAGES:
+        characters = "".join(sorted(set("".join(text for split in phrases.SPLITS for text in corpus.texts(language, split)))))
+        assert tokenizer.decode(tokenizer.encode(characters.strip())) == characters.strip()
+
+
+def test_unknown_languages_and_splits_are_refused():
+    with pytest.raises(ValueError, match="'de'.*en-us or cmn"):
+        corpus.texts("de")
+    with pytest.raises(ValueError, match="'dev'"):
+        corpus.texts("cmn", "dev")
+    with pytest.raises(ValueError, match="'dev'"):
+        corpus.voices("dev")
+
+
+# ---------------------------------------------------------------- voices
+
+
+def test_voices_are_split_by_variant():
+    seen, unseen = set(corpus.voices("train")), set(corpus.voices("test"))
+    assert set(corpus.voices("validation")) == seen and not seen & unseen
+    assert len(unseen) >= 20 and len(seen) >= 50
+    assert seen | unseen | set(espeak.DUPLICATES) == set(espeak.variants())
+    for split in phrases.SPLITS:
+        variants = {speaker.rsplit("-", 3)[0] for speaker in corpus.speakers(split)}
+        assert variants == set(corpus.voices(split))
+    assert len(set(corpus.speakers("train"))) == espeak.SETTINGS * len(seen)
+
+
+@pytest.mark.slow
+def test_near_duplicates_measured_again_are_the_recorded_ones():
+    assert espeak.near_duplicates() == espeak.DUPLICATES
+    a, b = espeak.timbre("klatt6"), espeak.timbre("adam")
+    assert espeak.distance(a, b).min() < 0.25 * espeak.distance(a, espeak.timbre("f2")).min()
+
+
+# ---------------------------------------------------------------- rendering
+
+
+def test_a_rendering_does_not_depend_on_what_was_said_before():
+    voices = ["en-us+f2", "cmn+m3", "en-us+Reed", "cmn+caleb", "en-us+robosoft4", "cmn+Marco", "en-us+grandma"]
+    first = [corpus.render("一点半" if voice[0] == "c" else "half past one", voice) for voice in voices]
+    for voice, wav in reversed(list(zip(voices, first, strict=True))):
+        assert torch.equal(wav, corpus.render("一点半" if voice[0] == "c" else "half past one", voice)), voice
+
+
+def test_the_settings_do_what_they_say():
+    low, high = (corpus.render("nine thousand one hundred", "en-us+m3", pitch=pitch) for pitch in (30, 70))
+    assert pitch_of(high) > 1.2 * pitch_of(low)
+    slow, fast = (corpus.render("nine thousand one hundred", "en-us+m3", rate=rate) for rate in (130, 200))
+    assert len(slow) > 1.2 * len(fast)
+    flat, lively = (corpus.render("nine thousand one hundred", "en-us+m3", range=range) for range in (0, 99))
+    assert len(flat) != len(lively) or not torch.equal(flat, lively)
+
+
+def test_a_rendering_is_trimmed_level_and_at_the_rate_asked_for():
+    for voice, text in (("en-us+f2", "four hundred and twelve"), ("cmn+f2", "四百一十二")):
+        wav = corpus.render(text, voice)
+        assert wav.dtype == torch.float32 and 0.5 < len(wav) / 16000 < 3
+        level = 10 * torch.log10(wav.square().mean())
+        assert wav.abs().max() <= 0.99 + 1e-6 and (abs(level + 20) < 0.1 or wav.abs().max() > 0.98)
+        assert torch.equal(audio.trim(wav), wav)
+        assert len(corpus.render(text, voice, sample_rate=44100)) == pytest.approx(len(wav) * 44100 / 16000, rel=0.02)
+
+
+def test_what_cannot_be_said_is_refused():
+    for arguments, message in [
+        (("one", "de+f2"), "language 'de'"),
+        (("one", "en-us+nobody"), "variant 'nobody'"),
+        (("one", "en-us"), "variant ''"),
+        (("", "en-us+f2"), "nothing to say"),
+        (("one", "en-us+f2", 100), "pitch and range"),
+        (("one", "en-us+f2", 50, 50, 20), "rate"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            corpus.render(*arguments)
+    for speaker in ("f2", "f2-1-2", "f2-a-2-3"):
+        with pytest.raises(ValueError, match="not of the form"):
+            corpus.reference("one", "en-us", speaker)
+
+
+# ---------------------------------------------------------------- the corpus
+
+
+def test_the_numbers_corpus(cache):
+    for split in phrases.SPLITS:
+        data = corpus.load("numbers", split=split, hours=LITTLE, cache=cache)
+        assert data.column_names == ["audio", "text", "speaker", "language", "seconds"]
+        assert 40 <= sum(data["seconds"]) < 44 and set(data["language"]) == {"en-us", "cmn"}
+        for row in data:
+            assert row["text"] in corpus.texts(row["language"], split) and row["speaker"] in corpus.speakers(split)
+            wav = corpus.wav(row)
+            assert len(wav) == round(row["seconds"] * 16000)
+        true = corpus.reference(row["text"], row["language"], row["speaker"])
+        assert true.shape == wav.shape and (true - wav).abs().max() <= 0.5 / 32768 + 1e-7  # 16 bits
+        assert len(corpus.wav(row, 8000)) == pytest.approx(len(wav) / 2, abs=1)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+def test_a_rebuild_gives_the_same_bytes_and_another_seed_other_rows(cache, tmp_path, monkeypatch):
+    old = corpus.load("numbers", hours=LITTLE, cache=cache)
+    monkeypatch.setenv("VOX_CACHE", str(tmp_path))  # the other way to say where
+    corpus.load("numbers", hours=LITTLE)
+    (again,) = tmp_path.glob("numbers-train-????????????????")
+    assert contents(again) == contents(cache / again.name) != {}
+    new = corpus.load("numbers", hours=LITTLE, seed=1)
+    assert new["text"] != old["text"]
+    monkeypatch.setattr(corpus, "VERSION", corpus.VERSION + 1)
+    corpus.load("numbers", hours=LITTLE)
+    assert len(list(tmp_path.glob("numbers-train-????????????????"))) == 3
+
+
+def test_a_finished_corpus_is_not_rendered_again(cache, monkeypatch):
+    corpus.load("numbers", hours=LITTLE, cache=cache)
+    monkeypatch.setattr(espeak, "synthesise", lambda *a: pytest.fail("rendered again"))
+    assert len(corpus.load("numbers", hours=LITTLE, cache=cache)) > 10
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_rows_of_one_process_in_order():
+    rows = [[("one", "en-us", "f2-40-60-175")], [("二", "cmn", "m3-50-50-160")], [("three", "en-us", "Reed-50-50-170")]]
+    chunks = [rows[i % 3] for i in range(7)]
+    one = [espeak.render_rows(chunk, 16000) for chunk in chunks[:5]]
+    parallel = corpus._parallel(functools.partial(espeak.render_rows, sample_rate=16000), iter(chunks * 9), workers=2)
+    assert [next(parallel) for _ in range(5)] == one
+    parallel.close()
+
+
+def test_a_killed_build_leaves_nothing_half_made(cache, tmp_path):
+    code = f"from vox import corpus; corpus.load('numbers', hours=0.15, cache={str(tmp_path)!r})"
+    build = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob(".numbers-*.tmp")):
+        assert build.poll() is None
+        time.sleep(0.005)
+    build.send_signal(signal.SIGKILL)
+    assert build.wait() == -signal.SIGKILL
+    assert not list(tmp_path.glob("numbers-*/")) and list(tmp_path.glob(".numbers-*.tmp"))
+    left = next(tmp_path.glob(".numbers-*.tmp"))
+    (left / "00000.parquet").write_bytes(b"half")
+    os.rename(left, tmp_path / f".{corpus_folder(cache).name}.tmp")  # as if the small corpus had been killed
+    data = corpus.load("numbers", hours=LITTLE, cache=tmp_path)
+    assert contents(next(tmp_path.glob("numbers-*/"))) == contents(corpus_folder(cache)) and len(data) > 10
+    assert not list(tmp_path.glob(".numbers-*.tmp"))
+
+
+def corpus_folder(cache):
+    corpus.load("numbers", hours=LITTLE, cache=cache)
+    return next(
+        path for path in cache.glob("numbers-train-????????????????") if json.loads((path / "settings.json").read_text())["seed"] == 0
+    )
+
+
+def test_wrong_names_and_splits_are_refused(tmp_path):
+    for name in ("nombres", "numbers:3", "folder", "folder:", "hub:"):
+        with pytest.raises(ValueError, match="use numbers, folder:PATH"):
+            corpus.load(name, cache=tmp_path)
+    with pytest.raises(ValueError, match="split 'dev'"):
+        corpus.load("numbers", split="dev", cache=tmp_path)
+    with pytest.raises(ValueError, match="hours must be positive"):
+        corpus.load("numbers", hours=0, cache=tmp_path)
+    with pytest.raises(ValueError, match="no such folder"):
+        corpus.load(f"folder:{tmp_path}/none", cache=tmp_path)
+    with pytest.raises(ValueError, match="no such file"):
+        corpus.load(f"manifest:{tmp_path}/none.jsonl", cache=tmp_path)
+    with pytest.raises(ValueError, match="no sound at all"):
+        corpus.load(f"folder:{tmp_path}", cache=tmp_path / "cache")
+
+
+# ---------------------------------------------------------------- real speech
+
+
+def tone(seconds=0.5, rate=16000, level=0.3):
+    return level * np.sin(np.arange(int(seconds * rate)) * 440 * 2 * np.pi / rate)
+
+
+def recordings(folder):
+    """A folder of sounds: two good ones, two to convert, and one for each way to be unusable; {name: what the report says}."""
+    folder.mkdir()
+    good = {"a.wav": tone(), "b.flac": tone(0.7), "c.mp3": tone(0.6)}
+    for name, wav in good.items():
+        soundfile.write(folder / name, wav, 16000)
+    soundfile.write(folder / "stereo.wav", np.stack([tone(), tone()], 1), 16000)
+    soundfile.write(folder / "fast.wav", tone(rate=44100), 44100)
+    soundfile.write(folder / "silent.wav", np.zeros(8000), 16000)
+    soundfile.write(folder / "short.wav", tone(0.05), 16000)
+    soundfile.write(folder / "empty.wav", np.zeros(0), 16000)
+    soundfile.write(folder / "latin.wav", tone(), 16000)
+    soundfile.write(folder / "untold.wav", tone(), 16000)
+    soundfile.write(folder / "blank.wav", tone(), 16000)
+    (folder / "broken.wav").write_bytes(b"RIFF of nothing")
+    return {
+        "stereo.wav": "2 channels at 16000 Hz",
+        "fast.wav": "1 channel at 44100 Hz",
+        "silent.wav": "is silent",
+        "short.wav": "lasts 0.050 s, too short",
+        "empty.wav": "no samples",
+        "broken.wav": "cannot be read as sound",
+        "latin.wav": "not UTF-8",
+        "blank.wav": "has no text",
+    }
+
+
+def reported(caught):
+    """The lines of the report that a warning names."""
+    path = Path(re.search("all listed in (.*)", str(caught[0].message))[1])
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def check_real(name, expected, cache):
+    """Loads a corpus with unusable rows: the good ones are there, every other file is reported with its reason."""
+    with pytest.warns(UserWarning, match="left out.* 2 converted") as caught:
+        data = corpus.load(name, cache=cache)
+    report = {line["file"].rsplit("/")[-1]: line for line in reported(caught)}
+    assert set(report) == set(expected)
+    for file, message in expected.items():
+        assert message in report[file]["problem"] and file in report[file]["problem"]
+        assert report[file]["kept"] == (file in ("stereo.wav", "fast.wav"))
+    rows = {os.path.basename(row["audio"]["path"]): row for row in data}
+    assert sorted(rows) == ["a.wav", "b.flac", "c.mp3", "fast.wav", "stereo.wav"]
+    assert rows["b.flac"]["text"] == "text of b" and rows["b.flac"]["seconds"] == pytest.approx(0.7)
+    for file in ("stereo.wav", "fast.wav"):
+        wav = corpus.wav(rows[file])
+        assert wav.shape == (8000,) and (wav - torch.from_numpy(tone()).float())[200:-200].abs().max() < 2e-3
+    return data
+
+
+def test_a_folder_with_texts_beside(tmp_path, cache):
+    expected = recordings(tmp_path / "speech")
+    for path in list((tmp_path / "speech").iterdir()):
+        if path.stem != "untold":
+            path.with_suffix(".txt").write_text(f" text of {path.stem}\n", encoding="utf-8")
+    (tmp_path / "speech" / "latin.txt").write_bytes("café".encode("latin-1"))
+    (tmp_path / "speech" / "blank.txt").write_text(" \n")
+    expected["untold.wav"] = "has no untold.txt beside it"
+    check_real(f"folder:{tmp_path}/speech", expected, cache)
+
+
+def test_a_folder_with_a_metadata_file(tmp_path, cache):
+    expected = recordings(tmp_path / "speech")
+    names = [path.name for path in (tmp_path / "speech").iterdir() if path.stem not in ("untold", "latin", "blank")]
+    lines = ["file_name,transcription,speaker,language,extra"] + [f"{name},text of {name.split('.')[0]},ann,en,1" for name in names]
+    lines += ["blank.wav,,ann,en", "gone.wav,text,ann,en"]
+    table = "\ufeff" + "\r\n".join(lines) + "\r\n"
+    (tmp_path / "speech" / "metadata.csv").write_bytes(table.encode() + "latin.wav,café,ann,en\r\n".encode("latin-1"))
+    expected |= {"untold.wav": "has no line in metadata.csv", "gone.wav": "does not exist"}
+    data = check_real(f"folder:{tmp_path}/speech", expected, cache)
+    assert set(data["speaker"]) == {"ann"} and set(data["language"]) == {"en"}
+    (tmp_path / "speech" / "metadata.csv").write_text("file;words\na.wav;one\n")
+    with pytest.raises(ValueError, match="metadata.csv needs a first line with file_name and text"):
+        corpus.load(f"folder:{tmp_path}/speech", cache=cache)
+
+
+def test_a_manifest(tmp_path, cache):
+    expected = recordings(tmp_path / "speech")
+    names = [path.name for path in (tmp_path / "speech").iterdir() if path.stem not in ("untold", "latin", "blank")]
+    rows = [{"audio": f"speech/{name}", "text": f"text of {name.split('.')[0]}", "duration": 9.9, "dataset_id": 1} for name in names]
+    rows[0]["audio"] = str(tmp_path / rows[0]["audio"])  # absolute paths, too
+    rows += [{"audio": "speech/blank.wav"}, {"audio": "speech/gone.wav", "text": "x"}]
+    rows += [{"audio": "speech/untold.wav", "text": "held out", "split": "validation"}]
+    lines = "\n".join(map(json.dumps, rows)) + '\n\n{"audio": 3}\nno json\n["a list"]\n'
+    (tmp_path / "m.jsonl").write_bytes(lines.encode() + '{"audio": "speech/latin.wav", "text": "café"}'.encode("latin-1"))
+    number = len(rows) + 2
+    expected |= {f"m.jsonl line {number + i}": "is not of the form" for i in range(3)} | {"gone.wav": "does not exist"}
+    check_real(f"manifest:{tmp_path}/m.jsonl", expected, cache)
+    held = corpus.load(f"manifest:{tmp_path}/m.jsonl", split="validation", cache=cache)
+    assert held["text"] == ["held out"]
+    with pytest.raises(ValueError, match="no test rows, only train, validation"):
+        corpus.load(f"manifest:{tmp_path}/m.jsonl", split="test", cache=cache)
+
+
+def test_a_hub_repository(tmp_path, cache):
+    expected = recordings(tmp_path / "speech")
+    names = [path.name for path in (tmp_path / "speech").iterdir() if path.stem not in ("untold", "latin")]
+    rows = [
+        {"audio": {"bytes": (tmp_path / "speech" / n).read_bytes(), "path": n}, "sentence": f"text of {n.split('.')[0]}"} for n in names
+    ]
+    rows[names.index("blank.wav")]["sentence"] = None
+    del expected["latin.wav"]
+    (tmp_path / "repo" / "data").mkdir(parents=True)
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema({"audio": kind, "sentence": pyarrow.string()}))
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(table, tmp_path / "repo" / "data" / f"{split}-00000-of-00001.parquet")
+    name = f"hub:{tmp_path}/repo"
+    with pytest.warns(UserWarning, match="left out.* 2 converted") as caught:
+        data = corpus.load(name, split="test", cache=cache)
+    report = reported(caught)
+    assert len(report) == len(expected)
+    for file, message in expected.items():
+        assert any(f"({file})" in line["problem"] and message in line["problem"] for line in report), file
+    assert sorted(row["audio"]["path"] for row in data) == ["a.wav", "b.flac", "c.mp3", "fast.wav", "stereo.wav"]
+    row = next(row for row in data if row["audio"]["path"] == "fast.wav")
+    assert row["text"] == "text of fast" and corpus.wav(row).shape == (8000,)
+    with pytest.raises(ValueError, match="split 'validation'"):
+        corpus.load(name, split="validation", cache=cache)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        corpus.load(f"hub:{tmp_path}/nowhere", cache=cache)
+
+
+def test_a_hub_repository_with_other_columns_is_refused(tmp_path, cache):
+    datasets.Dataset.from_dict({"audio": [{"bytes": b"x", "path": "x"}], "words": ["x"]}).to_parquet(tmp_path / "repo" / "train.parquet")
+    with pytest.raises(ValueError, match="needs a column named text or .*; it has audio, words"):
+        corpus.load(f"hub:{tmp_path}/repo", cache=cache)
+
+
+def test_changed_files_are_read_again_and_hours_limit_them(tmp_path, cache):
+    (tmp_path / "speech").mkdir()
+    for index in range(4):
+        soundfile.write(tmp_path / "speech" / f"{index}.wav", tone(1.0), 16000)
+        (tmp_path / "speech" / f"{index}.txt").write_text(f"take {index}")
+    name = f"folder:{tmp_path}/speech"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is wrong with these
+        assert corpus.load(name, cache=cache)["text"] == ["take 0", "take 1", "take 2", "take 3"]
+        assert len(corpus.load(name, cache=cache, hours=1.5 / 3600)) == 2
+        (tmp_path / "speech" / "2.txt").write_text("take two")
+        assert corpus.load(name, cache=cache)["text"][2] == "take two"
+        soundfile.write(tmp_path / "speech" / "3.wav", tone(2.0), 16000)
+        data = corpus.load(name, cache=cache)
+        assert data["seconds"][3] == 2.0
+    os.remove(tmp_path / "speech" / "3.wav")
+    with pytest.raises(ValueError, match="3.wav does not exist"):
+        corpus.wav(data[3])
+
+
+def test_nothing_usable_is_an_error_that_says_why(tmp_path, cache):
+    (tmp_path / "speech").mkdir()
+    (tmp_path / "speech" / "bad.wav").write_bytes(b"x")
+    (tmp_path / "speech" / "bad.txt").write_text("words")
+    for _ in range(2):  # and it is not taken for a finished corpus
+        with pytest.raises(ValueError, match="(?s)no usable row.*bad.wav cannot be read as sound"):
+            corpus.load(f"folder:{tmp_path}/speech", cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("folder-*/"))

@@ -1,0 +1,192 @@
+"""The synthesiser behind the default corpus: espeak-ng, called through ctypes from the `espeakng-loader` wheel.
+
+Notable choices
+- `render` is a pure function: the same text, voice and settings give the same samples, whatever was spoken before. espeak-ng
+  carries state from one utterance to the next (flutter, breath and echo run on), and nothing in its interface resets
+  that, so every call loads the library afresh and unloads it again. It costs 2 ms and buys a true rendering of any text later;
+- the library is not thread-safe: render in one thread per process;
+- a speaker is a variant with one choice of pitch, pitch range and rate, written "f2-40-60-175". Variants are split into seen and
+  unseen ones before settings are drawn, so all settings of a variant stand on one side;
+- variants that sound alike are dropped by a measurement that ships with the list it gave (`near_duplicates`).
+"""
+
+import _ctypes
+import ctypes
+import functools
+import hashlib
+import itertools
+import math
+import random
+from pathlib import Path
+
+import espeakng_loader
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchaudio
+from einops import rearrange
+
+from . import audio
+
+RATE, PITCH, RANGE = 1, 3, 4  # numbers of espeak_PARAMETER
+SYNCHRONOUS, UTF8, DONT_EXIT = 2, 1, 0x8000
+FILES = {"en-us": "gmw/en-US", "cmn": "sit/cmn"}  # a language's file under espeak-ng-data/lang: found without a search of all
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+@functools.cache
+def variants() -> tuple[str, ...]:
+    """Names of the voice variants that come with the package, sorted: ("Alex", …, "zac")."""
+    return tuple(sorted(path.name for path in (Path(espeakng_loader.get_data_path()) / "voices" / "!v").iterdir()))
+
+
+def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: int = 50, rate: int = 175) -> tuple[torch.Tensor, int]:
+    """espeak-ng's own output: ([N] float32 in [-1, 1], its rate in Hz, 22050).
+
+    `pitch` and `range` (of the pitch) run from 0 to 99, `rate` is in words per minute, 80 to 450. Raises ValueError for an
+    unknown language or variant, settings outside these ranges, and text without anything to say.
+    """
+    if language not in FILES:
+        raise ValueError(f"unknown language {language!r}: use one of {', '.join(FILES)}")
+    if variant not in variants():
+        raise ValueError(f"unknown voice variant {variant!r}: use one of {', '.join(variants())}")
+    if not (0 <= pitch <= 99 and 0 <= range <= 99 and 80 <= rate <= 450):
+        raise ValueError(f"pitch and range lie in 0..99 and rate in 80..450, not {pitch}, {range} and {rate}")
+    chunks = []
+
+    @_Callback
+    def collect(samples, count, events):
+        if count > 0:
+            chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    try:
+        hertz = library.espeak_Initialize(SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), DONT_EXIT)
+        if hertz <= 0:
+            raise RuntimeError("espeak-ng did not start: reinstall espeakng-loader")
+        library.espeak_SetSynthCallback(collect)
+        if library.espeak_SetVoiceByName(f"{FILES[language]}+{variant}".encode()):
+            raise RuntimeError(f"espeak-ng refused the voice {language}+{variant}: reinstall espeakng-loader")
+        for parameter, value in ((RATE, rate), (PITCH, pitch), (RANGE, range)):
+            library.espeak_SetParameter(parameter, value, 0)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(0))
+        ctypes.CDLL(None).srand(0)  # the breath of the Klatt voices draws from the C library
+        data = text.encode()
+        library.espeak_Synth(data, len(data) + 1, 0, 0, 0, UTF8, None, None)
+        library.espeak_Terminate()
+    finally:
+        _ctypes.dlclose(library._handle)
+    samples = np.frombuffer(b"".join(chunks), np.int16)
+    if not samples.any():
+        raise ValueError(f"espeak-ng has nothing to say for {text!r}: write it in words of {language}")
+    return torch.from_numpy(samples / np.float32(32768)), hertz
+
+
+def render(text: str, voice: str, pitch: int = 50, range: int = 50, rate: int = 175, sample_rate: int = 16000) -> torch.Tensor:
+    """`text` in a voice such as "en-us+f2": [N] float32 at `sample_rate` Hz, trimmed and level-normalised.
+
+    This is how the corpus is made, so it is the true rendering of a held-out text. Settings and errors as in `synthesise`.
+    """
+    language, _, variant = voice.partition("+")
+    wav, hertz = synthesise(text, language, variant, pitch, range, rate)
+    wav = audio.resample(wav, hertz, sample_rate)
+    return audio.loudness_normalise(audio.trim(wav, sample_rate))
+
+
+# What `near_duplicates()` returned for espeakng-loader 0.2.4: variant → the kept variant that sounds like it (a slow test measures again)
+DUPLICATES = dict(
+    pair.split(":")
+    for pair in (
+        "Gene2:Gene Henrique:Diogo Hugo:Diogo adam:Reed anikaRobot:anika edward2:benjamin fast:croak iven3:iven2 klatt2:klatt "
+        "klatt5:klatt4 klatt6:Reed michel:Diogo miguel:Diogo robert:rob robosoft3:robosoft2 robosoft5:robosoft4 steph2:steph steph3:steph"
+    ).split()
+)
+UNSEEN = 24  # variants kept for the test split
+SETTINGS = 8  # speakers per variant
+
+
+@functools.cache
+def voices(split: str = "train") -> tuple[str, ...]:
+    """Voice variants of a split, sorted. "train" and "validation" share the seen ones; "test" has 24 that neither contains.
+
+    Raises ValueError for another split.
+    """
+    if split not in ("train", "validation", "test"):
+        raise ValueError(f"unknown split {split!r}: use train, validation or test")
+    distinct = [variant for variant in variants() if variant not in DUPLICATES]
+    shuffled = sorted(distinct, key=lambda variant: hashlib.sha256(variant.encode()).digest())
+    return tuple(sorted(shuffled[:UNSEEN] if split == "test" else shuffled[UNSEEN:]))
+
+
+@functools.cache
+def speakers(split: str = "train") -> tuple[str, ...]:
+    """Speakers of a split: every variant of `voices(split)` with 8 settings, e.g. "f2-40-60-175" for pitch 40, range 60, rate 175."""
+    names = []
+    for variant in voices(split):
+        draw = random.Random(variant)  # a variant's settings do not depend on which other variants there are
+        names += [f"{variant}-{draw.randint(30, 70)}-{draw.randint(30, 70)}-{draw.randint(150, 200)}" for _ in range(SETTINGS)]
+    return tuple(names)
+
+
+def reference(text: str, language: str, speaker: str, sample_rate: int = 16000) -> torch.Tensor:
+    """The true rendering of any text ("en-us" or "cmn") by a speaker of the corpus: [N] float32, as `render` gives it.
+
+    For a row's own text, language and speaker these are the row's samples. Raises ValueError as `synthesise` does, and for a
+    speaker that is not of the form "f2-40-60-175".
+    """
+    variant, *settings = speaker.rsplit("-", 3)
+    if len(settings) != 3 or not all(number.isdecimal() for number in settings):
+        raise ValueError(f"speaker {speaker!r} is not of the form variant-pitch-range-rate, for example f2-40-60-175")
+    pitch, range, rate = map(int, settings)
+    return render(text, f"{language}+{variant}", pitch, range, rate, sample_rate)
+
+
+def render_rows(rows: list[tuple[str, str, str]], sample_rate: int) -> list[tuple[str, str, str, bytes, float]]:
+    """(text, language, speaker) → the same with the bytes of a flac file and its seconds: what a worker process of the corpus does."""
+    done = []
+    for text, language, speaker in rows:
+        wav = reference(text, language, speaker, sample_rate)
+        done.append((text, language, speaker, audio.encode(wav, sample_rate, "flac"), len(wav) / sample_rate))
+    return done
+
+
+PROBES = (("en-us", "four hundred and twelve"), ("cmn", "下午三点二十五分"))
+PITCHES = (30, 50, 70)
+
+
+def timbre(variant: str) -> torch.Tensor:
+    """How a variant sounds at three pitches: mel cepstra [3, 19, 200] of an English and a Mandarin phrase, 100 frames each."""
+    basis = torchaudio.functional.create_dct(20, 40, norm="ortho")[:, 1:]  # [40 bands, 19]; the first cepstrum is loudness
+    pitches = []
+    for pitch in PITCHES:
+        phrases = [audio.mel(render(text, f"{language}+{variant}", pitch), 16000, 1024, 160, 40) for language, text in PROBES]
+        cepstra = [basis.T @ phrase for phrase in phrases]  # [19, frames]
+        pitches.append(torch.cat([F.interpolate(c[None], 100, mode="linear")[0] for c in cepstra], 1))  # [19, 200]
+    return torch.stack(pitches)
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mel-cepstral distances in dB between timbres [..., 3, 19, 200], every pitch of one with every pitch of the other: [..., 3, 3]."""
+    a, b = rearrange(a, "... pitch c t -> ... pitch 1 c t"), rearrange(b, "... pitch c t -> ... 1 pitch c t")
+    return 10 * math.sqrt(2) / math.log(10) * (a - b).square().sum(-2).sqrt().mean(-1)  # [..., 3, 3, 19, 200] -> [..., 3, 3]
+
+
+def near_duplicates() -> dict[str, str]:
+    """Measures which variants to drop, in about 10 s: {dropped variant: the kept one nearest to it}.
+
+    A variant changes when its pitch does; the median of that change is the yardstick. Going through the variants in order,
+    one is dropped if at some pitch it lies nearer to a kept one than a variant lies to itself at another pitch.
+    """
+    timbres = {variant: timbre(variant) for variant in variants()}
+    everything = torch.stack(list(timbres.values()))  # [variants, 3, 19, 200]
+    apart = list(itertools.combinations(range(len(PITCHES)), 2))
+    yardstick = torch.cat([distance(everything, everything)[:, i, j] for i, j in apart]).median()
+    kept, dropped = [], {}
+    for variant, sound in timbres.items():
+        nearest = min(kept, key=lambda other: distance(sound, timbres[other]).min(), default=None)
+        if nearest and distance(sound, timbres[nearest]).min() < yardstick:
+            dropped[variant] = nearest
+        else:
+            kept.append(variant)
+    return dropped
