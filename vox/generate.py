@@ -41,8 +41,10 @@ class Step(NamedTuple):
 def prompt_patches(model, wav: Tensor) -> Tensor:
     """A prompt waveform [N] at the model's rate → patches [m, P, D]. Zeros fill the first patch, so speech ends the last.
 
-    Raises ValueError for a prompt shorter than one patch, or silent.
+    Raises ValueError for a prompt of another shape, with values that are no numbers, shorter than one patch, or silent.
     """
+    if wav.ndim != 1 or not torch.isfinite(wav).all():
+        raise ValueError(f"the prompt must be a finite waveform of shape [N], not {list(wav.shape)}: read its file with vox.audio.load")
     patch_samples = model.config.patch * model.config.vae.hop
     rate = model.config.vae.sample_rate
     if len(wav) < patch_samples:
@@ -126,6 +128,8 @@ def _prompt(model, wav, text) -> Tensor | None:
         raise ValueError(f"a prompt needs both its recording and its text: add {missing}")
     if wav is None:
         return None
+    if not text.strip():
+        raise ValueError("prompt_text is empty: write down the words of the recording")
     if isinstance(wav, Speech):
         wav = audio.resample(wav.wav, wav.sample_rate, model.config.vae.sample_rate)
     elif not isinstance(wav, Tensor):
@@ -154,12 +158,14 @@ def generate(
     Returns: Speech with wav [N], latents [L, D] and stats: patches, ended_by ("stop" or "cap"), stop (probability per
         patch), seconds_lm_dit, seconds_vae, rtf (seconds of work per second of speech); a list of them for a list.
     Raises ValueError for an empty or unreadable text, a prompt without its text (or the reverse), a silent or too short
-        prompt, a sequence longer than the model's max_length.
+        prompt, a sequence longer than the model's max_length, steps below 1, max_seconds that is not positive.
     """
     if isinstance(text, list):
         options = dict(cfg=cfg, steps=steps, temperature=temperature, max_seconds=max_seconds)
         seeds = [None if seed is None else seed + k for k in range(len(text))]
         return [generate(model, t, prompt_wav, prompt_text, seed=s, **options) for t, s in zip(text, seeds, strict=True)]
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds must be positive, not {max_seconds}")
     was_training = model.training
     model.eval()
     try:

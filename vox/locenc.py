@@ -26,4 +26,4 @@ class LocEnc(nn.Module):
         x = rearrange(self.in_proj(patches), "... p h -> (...) p h")  # [N, P, H]
         summary = repeat(self.special_token, "1 1 1 h -> n 1 h", n=len(x)).to(x.dtype)
         out = self.encoder(torch.cat((summary, x), dim=1))[:, 0]  # [N, H]
-        return out.view(*patches.shape[:-2], -1)
+        return out.view(*patches.shape[:-2], out.shape[-1])
