@@ -1,0 +1,107 @@
+"""Speaking from end to end against the official inference: text to latents to waveform, with and without a prompt."""
+
+import contextlib
+import io
+
+import pytest
+import torch
+import torchaudio
+from reference import WatchFSQ, close
+
+from vox import generate
+
+# (config, seed of the stop head, patches with a prompt of 0, 1 and 5 patches): chosen so that the stop head ends speech somewhere
+# between the least and the most. With a random head it may never fire, and then "equally long" would mean nothing.
+LENGTHS = [("v1", 7, (6, 6, 28)), ("v1.5", 6, (17, 15, 36)), ("v1.5", 8, (10, 11, 10)), ("mup", 7, (5, 5, 6))]
+CAP = 40
+
+
+def set_stop_head(both, seed):
+    """One random direction decides between go on and stop."""
+    weight = torch.randn(32, generator=torch.Generator().manual_seed(seed))
+    for head in (both.official.stop_head, both.ours.stop_head):
+        head.weight.data.copy_(torch.stack((-weight, weight)))
+
+
+@contextlib.contextmanager
+def quiet():
+    """The official loop draws a progress bar."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def official_loop(both, tokens, prompt, **options):
+    """The official loop on ids [n] and prompt patches [m, P, D] → new patches [m', P, D]."""
+    n, m = len(tokens) + 1, len(prompt)
+    text = torch.cat((tokens, torch.tensor([101]), torch.zeros(m, dtype=torch.long)))[None]
+    is_audio = torch.cat((torch.zeros(n), torch.ones(m)))[None]
+    feats = torch.cat((torch.zeros(n, *prompt.shape[1:]), prompt))[None]
+    with WatchFSQ(both.official.fsq_layer) as watch, quiet():
+        _, patches = both.official.inference(text, 1 - is_audio, feats, is_audio, **options)
+    prefill, *steps = watch.inputs
+    watch.inputs = [prefill[:, n:]] * bool(m) + steps  # codes are used at audio positions only
+    watch.check()
+    return patches[min(m, 2) :]  # the loop hands the last two prompt patches back as context
+
+
+@pytest.mark.parametrize("case", [0, 1, 2])
+@pytest.mark.parametrize("name, stop, lengths", LENGTHS)
+def test_loop(pair, name, stop, lengths, case):
+    """Equal patches, equally many, and the same reason to end."""
+    both = pair(name)
+    set_stop_head(both, stop)
+    prompt_length = (0, 1, 5)[case]
+    tokens, prompt = torch.randint(105, 400, (7,)), torch.randn(prompt_length, both.tree["patch_size"], 8)
+    torch.manual_seed(3)  # the official loop draws from the global generator, ours from one with the same seed
+    expected = official_loop(both, tokens, prompt, max_len=CAP)
+    assert len(expected) == lengths[case] < CAP, "the stop head must end speech"
+    options = dict(max_patches=CAP, generator=torch.Generator().manual_seed(3))
+    steps = list(generate.draw_patches(both.ours, tokens, prompt if prompt_length else None, **options))
+    assert [step.last for step in steps] == [False] * (len(expected) - 1) + [True]
+    close(torch.stack([step.patch for step in steps]), expected, what=f"loop {name}, {prompt_length} prompt patches")
+
+
+def test_loop_to_the_cap(pair):
+    """A stop head that never fires: as many patches as allowed, on both sides."""
+    both = pair("v1")
+    set_stop_head(both, 3)
+    tokens, prompt = torch.randint(105, 400, (7,)), torch.zeros(0, 2, 8)
+    torch.manual_seed(3)
+    expected = official_loop(both, tokens, prompt, max_len=CAP)
+    steps = list(generate.draw_patches(both.ours, tokens, max_patches=CAP, generator=torch.Generator().manual_seed(3)))
+    assert len(steps) == len(expected) == CAP and not steps[-1].last
+    close(torch.stack([step.patch for step in steps]), expected, what="loop v1, to the cap")
+
+
+@pytest.mark.parametrize("name, stop", [("v1", 7), ("v1.5", 8)])
+def test_speech_from_text(pair, name, stop):
+    """A text through the public functions of both sides: the same waveform."""
+    both = pair(name)
+    set_stop_head(both, stop)
+    torch.manual_seed(5)
+    with WatchFSQ(both.official.fsq_layer) as watch, quiet():
+        expected = both.official.generate("the one 你好", inference_timesteps=10, cfg_value=2.0)[0]
+    watch.inputs = watch.inputs[1:]  # the first call is text only
+    watch.check()
+    speech = both.ours.generate("the one 你好", seed=5)
+    close(speech.wav, expected, what=f"speech {name}")
+
+
+@pytest.mark.parametrize("extra", [0, 333], ids=["whole patches", "part of a patch"])
+@pytest.mark.parametrize("name, stop", [("v1", 7), ("v1.5", 8)])
+def test_speech_with_a_prompt(pair, name, stop, extra, monkeypatch):
+    """A prompt of several patches: padded on the left, cut off the same way, and only new speech comes back."""
+    both = pair(name)
+    set_stop_head(both, stop)
+    samples = both.tree["patch_size"] * both.official.chunk_size
+    wav = torch.rand(4 * samples + extra) * 2 - 1
+    monkeypatch.setattr(torchaudio, "load", lambda path: (wav[None], both.official.sample_rate))
+    cache = both.official.build_prompt_cache("the ", "prompt.wav")
+    torch.manual_seed(5)
+    with WatchFSQ(both.official.fsq_layer) as watch, quiet():
+        expected = both.official.generate_with_prompt_cache("one 你好", cache)[0][0]
+    watch.inputs[0] = watch.inputs[0][:, -len(cache["audio_feat"]) :]
+    watch.check()
+    speech = both.ours.generate("one 你好", wav, "the ", seed=5)
+    assert speech.stats["patches"] * samples == len(speech.wav), "only new speech"
+    close(speech.wav, expected, what=f"speech {name}, with a prompt")
