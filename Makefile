@@ -8,6 +8,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 OUT := runs/first_words
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root) # Jupyter asks for it, in a container say
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help lab run test test-fast lint
@@ -15,7 +16,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 lab: .venv/lab.done
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(ROOT) $(ARGS)
 
 run: .venv/lab.done
 	@mkdir -p $(OUT)
