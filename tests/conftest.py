@@ -1,11 +1,13 @@
 """What holds for every test: short training, marks by folder, and no silent skips in continuous integration."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("VOX_BUDGET", "4")  # notebooks train this many steps at most; kernels inherit it
+os.environ["VOX_HOME"] = tempfile.mkdtemp(prefix="vox-tests-")  # a real run in runs/ is not touched
 
 TESTS = Path(__file__).parent
 MUST_RUN = {"parity", "notebook", "browser"}

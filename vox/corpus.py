@@ -34,9 +34,10 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from . import audio, espeak
-from .espeak import reference, render, speakers, voices
-from .phrases import LANGUAGES, SPLITS, kinds, split_of, texts
+from vox import audio, espeak
+from vox.espeak import reference, render, speakers, voices
+from vox.files import cache_folder
+from vox.phrases import LANGUAGES, SPLITS, kinds, split_of, texts
 
 __all__ = ["load", "reference", "render", "speakers", "split_of", "texts", "voices", "wav"]
 
@@ -76,7 +77,7 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
         raise ValueError(f"unknown split {split!r}: use {', '.join(SPLITS)}")
     if hours is not None and not hours > 0:
         raise ValueError(f"hours must be positive, not {hours}")
-    cache = Path(cache) if cache else _cache()
+    cache = Path(cache) if cache else cache_folder()
     if kind == "numbers":
         settings, rows = _numbers(split, hours or HOURS[split], seed, sample_rate)
     else:
@@ -96,12 +97,6 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
 def wav(row: dict, sample_rate: int = 16000) -> torch.Tensor:
     """The sound of one row: [N] float32 in [-1, 1], mono at `sample_rate` Hz. Raises ValueError naming a file that is gone or broken."""
     return audio.load(row["audio"]["bytes"] or row["audio"]["path"], sample_rate)
-
-
-def _cache():
-    home = Path(__file__).resolve().parents[1]
-    home = home if (home / "pyproject.toml").is_file() else Path.cwd()  # installed away from the repository
-    return home / os.environ.get("VOX_CACHE", "data/cache")
 
 
 def _build(name, folder, settings, rows):

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 import torchaudio
 from einops import rearrange
 
-from . import audio
+from vox import audio
 
 RATE, PITCH, RANGE = 1, 3, 4  # numbers of espeak_PARAMETER
 SYNCHRONOUS, UTF8, DONT_EXIT = 2, 1, 0x8000

@@ -15,7 +15,6 @@ Notable choices
 """
 
 import hashlib
-import os
 import warnings
 from collections import defaultdict
 from functools import reduce
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from vox import audio, flow, state
 from vox.batch import Batch, Item, pack
 from vox.config import TrainConfig, VAETrainConfig, to_dict
+from vox.files import cache_folder
 from vox.text import join_texts
 
 PAUSE = 0.3  # seconds between joined utterances, rounded to whole patches
@@ -43,13 +43,6 @@ def generator(*key) -> torch.Generator:
     """A CPU generator that depends on its key alone: `generator(seed, "flow", step)`."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-
-
-def cache() -> Path:
-    """The folder of everything that can be made again: data/cache of the repository, or what VOX_CACHE says."""
-    home = Path(__file__).resolve().parents[1]
-    home = home if (home / "pyproject.toml").is_file() else Path.cwd()  # installed away from the repository
-    return home / os.environ.get("VOX_CACHE", "data/cache")
 
 
 def part(total: int, rank: int, world: int) -> slice:
@@ -212,7 +205,7 @@ class Utterances:
             self.by_speaker[speaker].append(row)
         vae = model.vae
         key = f"{state.tensor_hash(vae.state_dict())} {to_dict(vae.config)} {fingerprint} {self.patch} {self.quiet}"
-        folder = cache() / "latents" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        folder = cache_folder() / "latents" / hashlib.sha256(key.encode()).hexdigest()[:16]
         self.latents = encoded(vae, Waves(data, vae.config.sample_rate), self.patch, self.quiet, folder, accelerator, progress)
 
     def __len__(self) -> int:

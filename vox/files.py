@@ -1,9 +1,26 @@
-"""Files that are whole or not there: everything is written aside and renamed into place."""
+"""Files that are whole or not there: everything is written aside and renamed into place. And where runs go."""
 
 import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+HOME = _REPOSITORY if (_REPOSITORY / "pyproject.toml").is_file() else Path.cwd()  # elsewhere if installed away from it
+
+
+def cache_folder() -> Path:
+    """The folder of everything that can be made again: data/cache of the repository, or what VOX_CACHE says."""
+    return HOME / os.environ.get("VOX_CACHE", "data/cache")
+
+
+def run_folder(name) -> Path:
+    """Where a run with this name (such as "runs/x") goes: under the variable VOX_HOME, or under the repository.
+
+    So a notebook finds its run wherever it was started from, and tests keep theirs apart. Absolute paths stay as they are.
+    """
+    return Path(os.environ.get("VOX_HOME", HOME)) / name
+
 
 
 @contextmanager

@@ -6,10 +6,11 @@ import torch
 
 from vox import layout
 from vox.config import PRESETS
+from vox.files import HOME
 from vox.text import load_tokenizer
 from vox.voxcpm import VoxCPM
 
-SHIPPED = Path(__file__).parent.parent / "data" / "checkpoints"
+SHIPPED = HOME / "data" / "checkpoints"
 
 
 def find(name) -> Path:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import itertools
 
-from .text import cardinal
+from vox.text import cardinal
 
 LANGUAGES = ("en-us", "cmn")
 SPLITS = ("train", "validation", "test")

@@ -92,7 +92,7 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions."""
+    """Grouped-query attention with rotary positions. x [B, T, H] → [B, T, H]; mask [T, T_seen] or None."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -114,7 +114,7 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x))"""
+    """down(silu(gate(x)) · up(x)), [B, T, H] → [B, T, H]"""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -127,7 +127,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each on a normalised copy, each added back (scaled under muP)."""
+    """Attention and SwiGLU, each on a normalised copy of x [B, T, H], each added back (scaled under muP)."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()

@@ -79,7 +79,7 @@ class Snake(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """x + conv1(snake(conv7(snake(x)))), the wide convolution dilated and, if groups > 1, depthwise."""
+    """x + conv1(snake(conv7(snake(x)))), x [B, C, L]; the wide convolution dilated and, if groups > 1, depthwise."""
 
     def __init__(self, channels: int, dilation: int, groups: int):
         super().__init__()
@@ -131,7 +131,7 @@ class Encoder(nn.Module):
 
 
 class NoiseBlock(nn.Module):
-    """x + ε · Wx with one noise value per frame: breath and frication need not be stored in the latent."""
+    """x + ε · Wx, x [B, C, L], one noise value per frame: breath and frication need not be stored in the latent."""
 
     def __init__(self, channels: int):
         super().__init__()
