@@ -1,6 +1,8 @@
 """What holds for every test: short training, marks by folder, and no silent skips in continuous integration."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 os.environ.setdefault("VOX_BUDGET", "4")  # notebooks train this many steps at most; kernels inherit it
 os.environ["VOX_HOME"] = tempfile.mkdtemp(prefix="vox-tests-")  # a real run in runs/ is not touched
+atexit.register(shutil.rmtree, os.environ["VOX_HOME"], ignore_errors=True)
 
 TESTS = Path(__file__).parent
 MUST_RUN = {"parity", "notebook", "browser"}

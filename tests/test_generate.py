@@ -277,6 +277,14 @@ def test_training_goes_on_after_speaking(prompt):
     (speech.wav * weight).sum().backward()
 
 
+def test_training_goes_on_after_inference_mode():
+    """Position tables are cached on first use: made in inference mode, they must still serve a training step."""
+    model, batch = build().train(), pack([Item(torch.arange(105, 109), torch.randn(6, DIM))], PATCH)
+    with torch.inference_mode():
+        model(batch)
+    model(batch).total.backward()
+
+
 def test_speech_is_plain_float32():
     """A bfloat16 model speaks float32: the VAE never leaves it."""
     model = build(stop=False)

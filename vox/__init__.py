@@ -2,16 +2,26 @@
 
 >>> model = vox.load("folder")
 >>> model.generate("four hundred and twelve", prompt_wav="me.wav", prompt_text="nine").save("out.wav")
+
+Names are imported when they are first used, so that `python -m vox.check` can tell what is missing on a bare machine.
 """
 
-__version__ = "0.1.0"  # first: the modules below may ask for it
+import importlib
 
-from vox import audio, config, corpus, files, flow, layout, plots, train
-from vox.audio import Speech
-from vox.config import Config, preset
-from vox.official import load
-from vox.vae import AudioVAE
-from vox.voxcpm import VoxCPM
+__version__ = "0.1.0"
 
-__all__ = ["AudioVAE", "Config", "Speech", "VoxCPM", "load", "preset"]
-__all__ += ["audio", "config", "corpus", "files", "flow", "layout", "plots", "train"]
+_HOME = {"AudioVAE": "vae", "Config": "config", "Speech": "audio", "VoxCPM": "voxcpm", "load": "official", "preset": "config"}
+_MODULES = ("audio", "config", "corpus", "files", "flow", "layout", "plots", "train", "vae_loss")
+__all__ = [*_HOME, *_MODULES]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"vox.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"vox.{name}")
+    raise AttributeError(f"module 'vox' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__():
+    return [*__all__, "__version__"]
