@@ -307,8 +307,8 @@ def _tiny() -> Config:
 def _small() -> Config:
     return Config(
         vae=VAEConfig(encoder_dim=64, latent_dim=64, decoder_dim=768),
-        tslm=TransformerConfig(layers=12, hidden=512, ffn=1536, heads=8, kv_heads=2),
-        ralm_layers=3,
+        tslm=TransformerConfig(layers=10, hidden=512, ffn=1536, heads=8, kv_heads=2),
+        ralm_layers=2,
         locenc=TransformerConfig(layers=3, hidden=384, ffn=1152, heads=6, kv_heads=2),
         locdit=TransformerConfig(layers=4, hidden=512, ffn=1536, heads=8, kv_heads=2),
         vocab=4096,
