@@ -65,6 +65,20 @@ def test_locdit(trio):
 
 
 @torch.no_grad()
+def test_time_keeps_its_sines(trio):
+    """The one place where ours differs from the official bfloat16 on purpose: the sines of 1000·t, an angle that has no room in
+    8 bits (900 and 903 are the same number), are taken in float32. So ours is the nearer one to the true time embedding."""
+    t = torch.linspace(0, 1, 41).to(BF16)
+    official, true = trio.official.feat_decoder.estimator, trio.true.feat_decoder.estimator
+    truth = true.time_mlp(true.time_embeddings(t.float())) + true.delta_time_mlp(true.time_embeddings(torch.zeros(41)))
+    theirs = official.time_mlp(official.time_embeddings(t)) + official.delta_time_mlp(official.time_embeddings(torch.zeros_like(t)))
+    ours = trio.ours.locdit.time(t, BF16)
+    distance = close(ours, truth, bound=BOUND_TRUE, what=f"bf16 time embedding {trio.name}, against official float32")
+    FIGURES[f"bf16 time embedding {trio.name}, official bf16 against official float32"] = reference.figure(theirs, truth)
+    assert reference.figure(theirs, truth) > 5 * distance
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("steps", [2, 10])
 def test_sampler(trio, steps, monkeypatch):
     mu, previous = torch.randn(40, 48).to(BF16), torch.randn(40, trio.patch, 8).to(BF16)
