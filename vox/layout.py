@@ -10,6 +10,7 @@ the official package, v1 or v1.5, can be read here. Loading never runs code from
 and the older torch files are read with `weights_only=True`.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -122,6 +123,9 @@ def our_config(tree: dict) -> Config:
         scale_emb=lm["scale_emb"],
     )
 
+    vae = tree.get("audio_vae_config") or {}
+    vae = {field.name: vae[field.name] for field in dataclasses.fields(VAEConfig) if field.name in vae}  # the official reader skips others too
+
     def stack(c: dict) -> TransformerConfig:
         return TransformerConfig(
             layers=c.get("num_layers", 4),
@@ -144,7 +148,7 @@ def our_config(tree: dict) -> Config:
         ralm_layers=tree.get("residual_lm_num_layers", 6),
         locenc=stack(tree["encoder_config"]),
         locdit=stack(tree["dit_config"]),
-        vae=from_dict(VAEConfig, tree.get("audio_vae_config") or {}),
+        vae=from_dict(VAEConfig, vae),
         vocab=lm["vocab_size"],
         patch=tree.get("patch_size", 2),
         fsq=FSQConfig(dim=tree.get("scalar_quantization_latent_dim", 256), scale=tree.get("scalar_quantization_scale", 9)),
