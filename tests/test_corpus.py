@@ -1,7 +1,7 @@
 """The numbers corpus (texts, voices, rendering, cache) and real speech through the same door."""
 
 import calendar
-import functools
+import hashlib
 import json
 import os
 import re
@@ -23,6 +23,7 @@ import torch
 from vox import audio, corpus, espeak, phrases
 from vox.text import DIGITS, CharTokenizer
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}  # for scripts in other folders
 LITTLE = 40 / 3600  # hours: 40 seconds of speech
 
 
@@ -122,6 +123,32 @@ def test_a_rendering_does_not_depend_on_what_was_said_before():
         assert torch.equal(wav, corpus.render("一点半" if voice[0] == "c" else "half past one", voice)), voice
 
 
+def test_a_rendering_does_not_depend_on_the_number_of_threads():
+    before = torch.get_num_threads()
+    texts, wavs = phrases.texts("en-us", "test")[::100], {}
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            wavs[threads] = [corpus.render(text, "en-us+f2") for text in texts]
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, wavs[1], wavs[2]))
+
+
+def test_a_deep_environment_does_not_silence_espeak(tmp_path, monkeypatch):
+    wav = corpus.render("one", "en-us+f2")
+    deep = tmp_path / ("deep" * 40) / "espeak-ng-data"
+    deep.parent.mkdir()
+    deep.symlink_to(espeak.espeakng_loader.get_data_path())
+    monkeypatch.setattr(espeak.espeakng_loader, "get_data_path", lambda: str(deep))
+    espeak._data.cache_clear()
+    try:
+        assert torch.equal(corpus.render("one", "en-us+f2"), wav) and espeak._data() != str(deep)
+    finally:
+        espeak._data.cache_clear()
+
+
 def test_the_settings_do_what_they_say():
     low, high = (corpus.render("nine thousand one hundred", "en-us+m3", pitch=pitch) for pitch in (30, 70))
     assert pitch_of(high) > 1.2 * pitch_of(low)
@@ -198,18 +225,27 @@ def test_a_finished_corpus_is_not_rendered_again(cache, monkeypatch):
 
 
 @pytest.mark.slow
-def test_worker_processes_give_the_rows_of_one_process_in_order():
+def test_worker_processes_give_the_rows_of_one_process_even_to_a_plain_script(tmp_path):
     rows = [[("one", "en-us", "f2-40-60-175")], [("二", "cmn", "m3-50-50-160")], [("three", "en-us", "Reed-50-50-170")]]
-    chunks = [rows[i % 3] for i in range(7)]
-    one = [espeak.render_rows(chunk, 16000) for chunk in chunks[:5]]
-    parallel = corpus._parallel(functools.partial(espeak.render_rows, sample_rate=16000), iter(chunks * 9), workers=2)
-    assert [next(parallel) for _ in range(5)] == one
-    parallel.close()
+    script = f"""
+import functools, hashlib
+from vox import corpus, espeak
+print("started")
+render = functools.partial(espeak.render_rows, sample_rate=16000)
+done = corpus._parallel(render, iter({rows!r} * 9), workers=2)
+print(hashlib.sha256(repr([next(done) for _ in range(5)]).encode()).hexdigest())
+done.close()
+"""
+    (tmp_path / "plain.py").write_text(script, encoding="utf-8")
+    run = subprocess.run([sys.executable, tmp_path / "plain.py"], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    one = [espeak.render_rows(chunk, 16000) for chunk in (rows * 2)[:5]]
+    expected = ["started", hashlib.sha256(repr(one).encode()).hexdigest()]  # once: the workers did not run the script
+    assert run.stdout.split() == expected, run.stderr
 
 
 def test_a_killed_build_leaves_nothing_half_made(cache, tmp_path):
     code = f"from vox import corpus; corpus.load('numbers', hours=0.15, cache={str(tmp_path)!r})"
-    build = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    build = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, env=ENVIRONMENT)
     while not list(tmp_path.glob(".numbers-*.tmp")):
         assert build.poll() is None
         time.sleep(0.005)

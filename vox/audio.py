@@ -90,11 +90,16 @@ def save(path, wav: torch.Tensor, sample_rate: int):
         aside.write_bytes(data)
 
 
+@functools.lru_cache(16)
+def _resampler(source, target, device):
+    return torchaudio.transforms.Resample(source, target).to(device)  # its filter takes longer to make than to apply
+
+
 def resample(wav: torch.Tensor, source: int, target: int) -> torch.Tensor:
-    """`wav` [..., N] from `source` Hz to `target` Hz: [..., ceil(N · target / source)]. Equal rates return the input itself."""
+    """`wav` [..., N] float32 from `source` Hz to `target` Hz: [..., ceil(N · target / source)]. Equal rates return the input itself."""
     if source <= 0 or target <= 0:
         raise ValueError(f"sampling rates are positive, not {source} and {target} Hz")
-    return wav if source == target else torchaudio.functional.resample(wav, source, target)
+    return wav if source == target else _resampler(source, target, wav.device)(wav)
 
 
 def loudness_normalise(wav: torch.Tensor, level: float = -20.0, peak: float = 0.99) -> torch.Tensor:

@@ -13,6 +13,7 @@ Notable choices
 
 import collections.abc
 import concurrent.futures.process
+import contextlib
 import csv
 import functools
 import hashlib
@@ -24,6 +25,8 @@ import multiprocessing
 import os
 import random
 import shutil
+import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -189,15 +192,26 @@ def _parallel(function, chunks, workers):
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
     with concurrent.futures.ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         try:
-            pending = collections.deque(pool.submit(function, next(chunks)) for _ in range(2 * workers))
+            with _no_main():
+                pending = collections.deque(pool.submit(function, next(chunks)) for _ in range(2 * workers))
             while True:
                 yield pending.popleft().result()
                 pending.append(pool.submit(function, next(chunks)))
         except concurrent.futures.process.BrokenProcessPool as error:
-            advice = 'in a script, call load() under `if __name__ == "__main__":`; otherwise look for too little memory'
-            raise RuntimeError(f"a rendering process died: {advice}") from error
+            raise RuntimeError("a rendering process died, perhaps for want of memory: close other programs and run again") from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_main():
+    """Processes started meanwhile do not run the user's script again, so a script needs no `if __name__ == "__main__":` to call `load`."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 # ---------------------------------------------------------------- real speech

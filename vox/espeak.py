@@ -11,12 +11,15 @@ Notable choices
 """
 
 import _ctypes
+import atexit
 import ctypes
 import functools
 import hashlib
 import itertools
 import math
 import random
+import shutil
+import tempfile
 from pathlib import Path
 
 import espeakng_loader
@@ -38,6 +41,19 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 def variants() -> tuple[str, ...]:
     """Names of the voice variants that come with the package, sorted: ("Alex", …, "zac")."""
     return tuple(sorted(path.name for path in (Path(espeakng_loader.get_data_path()) / "voices" / "!v").iterdir()))
+
+
+@functools.cache
+def _data():
+    """The synthesiser's data folder. Its buffer holds 160 bytes of path; a longer one gets a short name for this process."""
+    path = espeakng_loader.get_data_path()
+    if len(path.encode()) < 160:
+        return path
+    folder = tempfile.mkdtemp(prefix="vox-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = Path(folder, "espeak-ng-data")
+    link.symlink_to(path)
+    return str(link)
 
 
 def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: int = 50, rate: int = 175) -> tuple[torch.Tensor, int]:
@@ -62,7 +78,7 @@ def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: i
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
-        hertz = library.espeak_Initialize(SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), DONT_EXIT)
+        hertz = library.espeak_Initialize(SYNCHRONOUS, 0, _data().encode(), DONT_EXIT)
         if hertz <= 0:
             raise RuntimeError("espeak-ng did not start: reinstall espeakng-loader")
         library.espeak_SetSynthCallback(collect)
@@ -90,8 +106,13 @@ def render(text: str, voice: str, pitch: int = 50, range: int = 50, rate: int = 
     """
     language, _, variant = voice.partition("+")
     wav, hertz = synthesise(text, language, variant, pitch, range, rate)
-    wav = audio.resample(wav, hertz, sample_rate)
-    return audio.loudness_normalise(audio.trim(wav, sample_rate))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # with more, sums are taken in another order and last bits differ
+    try:
+        wav = audio.resample(wav, hertz, sample_rate)
+        return audio.loudness_normalise(audio.trim(wav, sample_rate))
+    finally:
+        torch.set_num_threads(threads)
 
 
 # What `near_duplicates()` returned for espeakng-loader 0.2.4: variant → the kept variant that sounds like it (a slow test measures again)

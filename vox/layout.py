@@ -124,7 +124,7 @@ def our_config(tree: dict) -> Config:
     )
 
     vae = tree.get("audio_vae_config") or {}
-    vae = {field.name: vae[field.name] for field in dataclasses.fields(VAEConfig) if field.name in vae}  # the official reader skips others too
+    known = {field.name for field in dataclasses.fields(VAEConfig)}  # the official reader skips other fields, too
 
     def stack(c: dict) -> TransformerConfig:
         return TransformerConfig(
@@ -148,7 +148,7 @@ def our_config(tree: dict) -> Config:
         ralm_layers=tree.get("residual_lm_num_layers", 6),
         locenc=stack(tree["encoder_config"]),
         locdit=stack(tree["dit_config"]),
-        vae=from_dict(VAEConfig, vae),
+        vae=from_dict(VAEConfig, {name: value for name, value in vae.items() if name in known}),
         vocab=lm["vocab_size"],
         patch=tree.get("patch_size", 2),
         fsq=FSQConfig(dim=tree.get("scalar_quantization_latent_dim", 256), scale=tree.get("scalar_quantization_scale", 9)),
