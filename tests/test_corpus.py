@@ -448,3 +448,19 @@ def test_nothing_usable_is_an_error_that_says_why(tmp_path, cache):
         with pytest.raises(ValueError, match="(?s)no usable row.*bad.wav cannot be read as sound"):
             corpus.load(f"folder:{tmp_path}/speech", cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("folder-*/"))
+
+
+def test_the_dataset_card_says_what_the_code_does():
+    card = (Path(__file__).parent.parent / "data" / "README.md").read_text(encoding="utf-8")
+    for language in phrases.LANGUAGES:
+        parts = [corpus.texts(language, split) for split in phrases.SPLITS]
+        counts = " | ".join(f"{n:,}" for n in (sum(map(len, parts)), *map(len, parts)))
+        assert f"| {language} | {counts} |" in card
+        letters = "".join(sorted(set("".join(sum(parts, [])))))
+        assert letters in card or letters == " 'abcdefghijklmnopqrstuvwxyz"
+    seen, unseen, dropped = len(corpus.voices("train")), len(corpus.voices("test")), len(espeak.DUPLICATES)
+    assert (
+        f"| train | {seen} | {len(corpus.speakers('train'))} |" in card
+        and f"| test | {unseen} others | {len(corpus.speakers('test'))} |" in card
+    )
+    assert f"brings {len(espeak.variants())} voice variants" in card and f"{dropped} are, {seen + unseen} stay" in card
