@@ -224,6 +224,16 @@ def test_a_finished_corpus_is_not_rendered_again(cache, monkeypatch):
     assert len(corpus.load("numbers", hours=LITTLE, cache=cache)) > 10
 
 
+def test_one_hour_and_one_point_zero_hours_are_one_corpus(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(corpus, "_build", lambda name, folder, *rest: built.append(folder))
+    monkeypatch.setattr(corpus, "_warn", lambda *a: None)
+    for hours in (1, 1.0):
+        with pytest.raises(Exception):  # noqa: B017 (nothing was built, so nothing can be read)
+            corpus.load("numbers", hours=hours, cache=tmp_path)
+    assert built[0] == built[1]
+
+
 @pytest.mark.slow
 def test_worker_processes_give_the_rows_of_one_process_even_to_a_plain_script(tmp_path):
     rows = [[("one", "en-us", "f2-40-60-175")], [("二", "cmn", "m3-50-50-160")], [("three", "en-us", "Reed-50-50-170")]]

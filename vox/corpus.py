@@ -82,7 +82,7 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
         raise ValueError(f"hours must be positive, not {hours}")
     cache = Path(cache) if cache else cache_folder()
     if kind == "numbers":
-        settings, rows = _numbers(split, hours or HOURS[split], seed, sample_rate)
+        settings, rows = _numbers(split, float(hours or HOURS[split]), seed, sample_rate)
     else:
         settings, rows = sources[kind](place, split, sample_rate, cache)
     settings |= {"kind": kind, "split": split, "version": VERSION}
