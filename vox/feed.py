@@ -36,7 +36,7 @@ PAUSE = 0.3  # seconds between joined utterances, rounded to whole patches
 WINDOW = 32  # batches sorted by length together
 SHARD = 256  # utterances per file of latents
 SCALE_ROWS = 64  # recordings the scale of the latents is measured on
-TOGETHER = 8  # utterances encoded at once
+TOGETHER = 8  # utterances encoded at once on an accelerator; on a CPU one by one is faster
 
 
 def generator(*key) -> torch.Generator:
@@ -259,12 +259,13 @@ def encoded(vae, waves: Waves, patch: int, quiet: int, folder: Path, accelerator
     paths = [folder / f"{shard.start:08d}.safetensors" for shard in shards]
     todo = [(shard, path) for shard, path in zip(shards, paths, strict=True) if not path.exists()]
     todo = todo[accelerator.process_index :: accelerator.num_processes]
+    together = 1 if accelerator.device.type == "cpu" else TOGETHER
     for shard, path in tqdm(todo, desc="encode", unit="shard", disable=not (progress and todo and accelerator.is_main_process)):
         wavs = {row: waves[row] for row in shard}
         order = sorted(shard, key=lambda row: len(wavs[row]))
         pairs = {}
-        for start in range(0, len(order), TOGETHER):
-            rows = order[start : start + TOGETHER]
+        for start in range(0, len(order), together):
+            rows = order[start : start + together]
             pairs |= zip(rows, encode(vae, [wavs[row] for row in rows], patch, quiet), strict=True)
         first, later = zip(*(pairs[row] for row in shard), strict=True)
         tensors = {"first": torch.cat(first), "lengths": torch.tensor([len(z) for z in first])}
