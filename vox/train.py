@@ -6,7 +6,7 @@ Notable choices
 - `accelerate` is used for devices and processes only; each process weighs its loss by its share of the global batch, so the
   averaged gradient is that of one process;
 - everything random about a step depends on (seed, step) alone (`vox.feed`), and a checkpoint holds weights, moments, averages
-  and the state of the global generators: a killed run goes on bit for bit on the same CPU;
+  and the state of the global generators: a killed run goes on bit for bit on the same CPU.
 """
 
 import math
