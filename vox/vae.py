@@ -124,6 +124,7 @@ class Encoder(nn.Module):
         self.block = nn.Sequential(*layers)
         self.fc_mu = CausalConv(channels, config.latent_dim, 3)
         self.fc_logvar = CausalConv(channels, config.latent_dim, 3)
+        nn.init.constant_(self.fc_logvar.bias, -6.0)  # begin with σ = 0.05: at σ = 1 the noise drowns a young encoder's μ
 
     def forward(self, wav: Tensor) -> tuple[Tensor, Tensor]:
         h = self.block(wav)
