@@ -246,3 +246,11 @@ def test_only_png(tmp_path):
     with pytest.raises(ValueError, match=r"\.png, not \.svg"):
         plots.save(plots.waveform(sine(300), RATE), tmp_path / "wave.svg")
     assert not os.listdir(tmp_path)
+
+
+def test_the_stop_curve_shows_each_patch_at_its_end():
+    axes = plots.stop_curve([0.1, 0.2, 0.9], 0.16).axes[0]
+    seconds, probability = axes.lines[0].get_data()
+    assert list(probability) == [0.1, 0.2, 0.9] and list(seconds) == pytest.approx([0.16, 0.32, 0.48])
+    with pytest.raises(ValueError, match="not a single patch"):
+        plots.stop_curve([], 0.16)

@@ -64,8 +64,8 @@ class Picture(Figure):
 @styled  # some ticks are made only while drawing
 def _png(figure):
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})  # no version number: the same picture is the same file
-    return file.getvalue()
+    figure.savefig(file, format="png", dpi=DPI)
+    return audio.fewer_colours(file.getvalue())
 
 
 def _figure(height, rows=1, columns=1, **options):
@@ -128,7 +128,8 @@ def _draw_spectrogram(axes, wav, sample_rate):
     window = 2 ** round(math.log2(0.05 * sample_rate))  # about 50 ms: harmonics of a voice show as lines
     bands = audio.mel(wav, sample_rate, n_fft=window, hop=sample_rate // 100, mels=MELS) * (20 / math.log(10))  # [mels, frames] in dB
     extent = (0, bands.shape[1] * (sample_rate // 100) / sample_rate, -0.5, MELS - 0.5)
-    image = axes.imshow(bands.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=DARKEST, vmax=BRIGHTEST, extent=extent)
+    style = dict(origin="lower", aspect="auto", cmap="magma", vmin=DARKEST, vmax=BRIGHTEST, interpolation="nearest")
+    image = axes.imshow(bands.numpy(), extent=extent, **style)
     marks = [f for f in HERTZ if f < sample_rate / 2]
     axes.set_yticks([_mel_row(f, sample_rate, MELS) for f in marks], [f"{f / 1000:g}" for f in marks])
     axes.set_ylim(-0.5, MELS - 0.5)

@@ -24,13 +24,12 @@ from vox.config import VAEConfig
 class NormedConv(nn.Module):
     """A weight-normalised filter bank: v [A, B, K], g [A, 1, 1], w = g · v / |v| with the norm over (B, K)."""
 
-    def __init__(self, shape: tuple[int, int, int], out_channels: int, fan_in: int, bias: bool = True):
+    def __init__(self, shape: tuple[int, int, int], out_channels: int, fan_in: int, bias: bool = True, gain: float = 1.0):
         super().__init__()
-        bound = 1 / math.sqrt(fan_in)
-        v = torch.empty(shape).uniform_(-bound, bound)
+        v = torch.randn(shape) * (gain / math.sqrt(fan_in))  # keeps the size of the signal: deep stacks learn from step 1
         self.weight_g = nn.Parameter(v.flatten(1).norm(dim=1).view(-1, 1, 1))
         self.weight_v = nn.Parameter(v)
-        self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def weight(self) -> Tensor:
         """w [A, B, K]"""
@@ -47,8 +46,8 @@ class NormedConv(nn.Module):
 class CausalConv(NormedConv):
     """Convolution [B, C_in, L] → [B, C_out, L/stride] that pads 2·⌈stride/2⌉ (strided) or the whole past on the left."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1, bias: bool = True):
-        super().__init__((c_out, c_in // groups, kernel), c_out, c_in // groups * kernel, bias)
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1, bias=True, gain=1.0):
+        super().__init__((c_out, c_in // groups, kernel), c_out, c_in // groups * kernel, bias, gain)
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.pad = (kernel - 1) * dilation if stride == 1 else 2 * math.ceil(stride / 2)
 
@@ -60,7 +59,7 @@ class CausalTransposedConv(NormedConv):
     """Upsampling [B, C_in, L] → [B, C_out, L·stride]; the tail that would need the next frame is cut."""
 
     def __init__(self, c_in: int, c_out: int, stride: int):
-        super().__init__((c_in, c_out, 2 * stride), c_out, c_out * 2 * stride)
+        super().__init__((c_in, c_out, 2 * stride), c_out, 2 * c_in)  # each output sample sees two frames
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +86,7 @@ class ResidualUnit(nn.Module):
             Snake(channels),
             CausalConv(channels, channels, 7, dilation=dilation, groups=groups),
             Snake(channels),
-            CausalConv(channels, channels, 1),
+            CausalConv(channels, channels, 1, gain=0.3),  # a quiet branch at first: twelve loud ones would add up
         )
 
     def forward(self, x: Tensor) -> Tensor:
