@@ -1,6 +1,7 @@
 # make lab        JupyterLab on the notebooks
 # make run        the main job: corpus, VAE, VoxCPM and its first words, in runs/first_words
 # make test       every test; make test-fast leaves out the slow ones and the notebooks
+# make notebooks  run every notebook in full and store it as readers will meet it
 #
 # Each installs what it needs into .venv first. ARGS goes to the program: make run ARGS="-p seed 1".
 
@@ -13,7 +14,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),--allow-root) # Jupyter asks for it, in 
 export GOMP_SPINCOUNT := 1000
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help lab run test test-fast lint
+.PHONY: help lab run test test-fast notebooks lint
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -31,6 +32,9 @@ test: lint
 
 test-fast: lint
 	$(PYTEST) -n 2 --dist loadscope -m "not slow and not notebook" tests $(ARGS)
+
+notebooks: .venv/test.done
+	PYTHONPATH=. $(BIN)/python tests/store_notebooks.py notebooks/*.ipynb
 
 lint: .venv/test.done
 	$(BIN)/ruff check .

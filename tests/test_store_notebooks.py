@@ -14,7 +14,7 @@ def test_traces_of_a_run_are_removed():
         v4.new_code_cell("a = 2", execution_count=8, metadata={"tags": ["injected-parameters"]}),
         v4.new_code_cell("a", execution_count=9, metadata={"execution": {}}, outputs=[v4.new_output("stream", name="stderr", text="bar"), picture]),
     ]
-    notebook = v4.new_notebook(cells=cells, metadata={"widgets": {}, "kernelspec": {"name": "other"}, "language_info": {"name": "python"}})
+    notebook = v4.new_notebook(cells=cells, metadata={"widgets": {}, "kernelspec": {"name": "other", "display_name": "Other"}, "language_info": {"name": "python"}})
     notebook = clean(notebook)
     assert problems(notebook) == []
     assert [cell.source for cell in notebook.cells] == ["# One", "a = 1", "a"]
