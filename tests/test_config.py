@@ -119,3 +119,9 @@ def test_sizes_that_follow_from_others():
     config = preset("voxcpm-0.5b")
     assert config.vae.hop == 640 and config.vae.frame_rate == 25.0 and config.patch_seconds() == 0.08
     assert config.tslm.width == 64
+
+
+def test_a_box_that_is_no_box_is_refused():
+    tree = to_dict(preset("nano"))
+    with pytest.raises(ValueError, match="'vae' holds an object, not 3"):
+        from_dict(Config, tree | {"vae": 3})

@@ -251,7 +251,8 @@ def from_dict(cls, tree: dict):
     values = {}
     for name, value in tree.items():
         kinds = [kind for kind in (hints[name], *typing.get_args(hints[name])) if dataclasses.is_dataclass(kind)]
-        if kinds and isinstance(value, dict):
+        if kinds and value is not None:
+            _require(isinstance(value, dict), f"{cls.__name__} field {name!r} holds an object, not {value!r}")
             value = from_dict(kinds[0], value)
         values[name] = tuple(value) if isinstance(value, list) else value
     try:

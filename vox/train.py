@@ -71,8 +71,6 @@ class SpeechJob:
         self.config, self.accelerator = config, accelerator
         model.to(accelerator.device).train()
         model.vae.requires_grad_(False).eval()
-        if not model.config.previous_patch:
-            model.locdit.cond_proj.requires_grad_(False)  # unused then, and several processes wait for every gradient
         if isinstance(data, list):
             source = Items(data, model.config.patch)
         else:

@@ -61,6 +61,7 @@ class VoxCPM(nn.Module):
         self.ralm = RALM(config.tslm, config.ralm_layers) if config.ralm in ("full", "no_history") else None
         self.locenc = LocEnc(config.locenc, dim)
         self.locdit = LocDiT(config.locdit, dim)
+        self.locdit.cond_proj.requires_grad_(config.previous_patch)  # training with several processes waits for every gradient
         self.enc_to_lm_proj = nn.Linear(config.locenc.hidden, hidden)
         self.lm_to_dit_proj = nn.Linear(hidden, config.locdit.hidden)
         self.res_to_dit_proj = nn.Linear(hidden, config.locdit.hidden) if self.ralm else None
