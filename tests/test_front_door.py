@@ -51,7 +51,8 @@ def test_every_import_is_a_declared_dependency():
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             allowed = runtime if node in module.body else runtime | set(EXTRAS["lab"])
             for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"vox"}:
-                assert canonicalize_name(package.get(top, top)) in allowed, f"vox/{path.name} imports {top}, which pyproject.toml does not list"
+                name = canonicalize_name(package.get(top, top))
+                assert name in allowed, f"vox/{path.name} imports {top}, which pyproject.toml does not list"
 
 
 def test_conda_installs_what_pyproject_lists():

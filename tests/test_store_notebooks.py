@@ -8,14 +8,15 @@ from test_notebooks import problems
 def test_traces_of_a_run_are_removed():
     v4 = nbformat.v4
     picture = v4.new_output("execute_result", data={"text/plain": "3"}, execution_count=9, metadata={"x": 1})
+    bar = v4.new_output("stream", name="stderr", text="10 of 10 steps")
     cells = [
         v4.new_markdown_cell("# One"),
         v4.new_code_cell("a = 1", execution_count=7, metadata={"tags": ["parameters"], "papermill": {"duration": 1.0}}),
         v4.new_code_cell("a = 2", execution_count=8, metadata={"tags": ["injected-parameters"]}),
-        v4.new_code_cell("a", execution_count=9, metadata={"execution": {}}, outputs=[v4.new_output("stream", name="stderr", text="bar"), picture]),
+        v4.new_code_cell("a", execution_count=9, metadata={"execution": {}}, outputs=[bar, picture]),
     ]
-    notebook = v4.new_notebook(cells=cells, metadata={"widgets": {}, "kernelspec": {"name": "other", "display_name": "Other"}, "language_info": {"name": "python"}})
-    notebook = clean(notebook)
+    metadata = {"widgets": {}, "kernelspec": {"name": "other", "display_name": "Other"}, "language_info": {"name": "python"}}
+    notebook = clean(v4.new_notebook(cells=cells, metadata=metadata))
     assert problems(notebook) == []
     assert [cell.source for cell in notebook.cells] == ["# One", "a = 1", "a"]
     assert [output.output_type for output in notebook.cells[2].outputs] == ["execute_result"]
