@@ -3,12 +3,12 @@
 # make test       every test; make test-fast leaves out the slow ones and the notebooks
 # make notebooks  run every notebook in full and store it as readers will meet it
 #
-# Each installs what it needs into .venv first. ARGS goes to the program: make run ARGS="-p seed 1".
+# Each installs what it needs into .venv first. OUT is the folder of a run, ARGS goes to the program: make run OUT=runs/b ARGS="-p seed 1".
 
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-OUT := runs/first_words
+OUT ?= runs/first_words
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root) # Jupyter asks for it, in a container say
 # Threads that wait spin only briefly: on a busy machine they would starve the one they wait for (up to ten times slower).
 export GOMP_SPINCOUNT := 1000
@@ -23,7 +23,7 @@ lab: .venv/lab.done
 
 run: .venv/lab.done
 	@mkdir -p $(OUT)
-	$(BIN)/papermill notebooks/07_voxcpm.ipynb $(OUT)/07_voxcpm.ipynb -p preset nano \
+	$(BIN)/papermill notebooks/07_voxcpm.ipynb $(OUT)/07_voxcpm.ipynb -p preset nano -p out $(OUT) \
 	    --cwd notebooks --no-progress-bar --stdout-file - --stderr-file - $(ARGS)
 	@echo "Done. Listen to and look at the results in $(OUT):" && ls $(OUT)
 
