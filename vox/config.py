@@ -16,7 +16,6 @@ import json
 import math
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 FSQ_KINDS = ("fsq", "none", "identity")
 RALM_KINDS = ("full", "no_history", "no_residual", "none")
@@ -259,19 +258,6 @@ def from_dict(cls, tree: dict):
         return cls(**values)
     except TypeError as error:
         raise ValueError(f"{cls.__name__}: {error}") from None
-
-
-def save_config(config: Config, path):
-    """Write a config as JSON."""
-    Path(path).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-
-
-def load_config(path) -> Config:
-    """Read what `save_config` wrote. Raises ValueError naming the file if it is not a config."""
-    try:
-        return from_dict(Config, json.loads(Path(path).read_text(encoding="utf-8")))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a vox config: {error}") from error
 
 
 def _nano() -> Config:
