@@ -64,4 +64,4 @@ class LocDiT(nn.Module):
         if previous is not None:
             parts.append(self.cond_proj(previous))  # [N, P, H]
         x = torch.cat((*parts, self.in_proj(y)), dim=1)  # [N, 1 + P + P, H]
-        return self.out_proj(self.decoder(x)[:, -y.shape[1] :])  # [N, P, D]
+        return self.out_proj(self.decoder(x, read=slice(-y.shape[1], None)))  # [N, P, D]

@@ -25,5 +25,5 @@ class LocEnc(nn.Module):
         """patches [..., P, D] → embeddings [..., H_enc]"""
         x = rearrange(self.in_proj(patches), "... p h -> (...) p h")  # [N, P, H]
         summary = repeat(self.special_token, "1 1 1 h -> n 1 h", n=len(x)).to(x.dtype)
-        out = self.encoder(torch.cat((summary, x), dim=1))[:, 0]  # [N, H]
+        out = self.encoder(torch.cat((summary, x), dim=1), read=slice(1))[:, 0]  # [N, H]
         return out.view(*patches.shape[:-2], out.shape[-1])

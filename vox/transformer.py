@@ -69,14 +69,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class KVCache:
     """Keys and values of all past positions, in memory allocated once.
 
-    Args: layers, batch, capacity in positions, and the shape of one position's keys.
+    Args: config of the stack; batch B; capacity in positions; pad [B] int, how many positions in front of each row are
+        empty (None: none). Rows of unequal length are padded in front, so that all of them go on at the same position.
     """
 
-    def __init__(self, config: TransformerConfig, batch: int, capacity: int, device=None, dtype=None):
+    def __init__(self, config: TransformerConfig, batch: int, capacity: int, device=None, dtype=None, pad: Tensor | None = None):
         shape = (config.layers, batch, config.kv_heads, capacity, config.width)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0
+        self.keys = torch.empty(shape, device=device, dtype=dtype)  # what lies beyond `length` is never read
+        self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.length, self.pad = 0, pad
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k and v [B, kv_heads, T, width] behind the past; return past and new ones [B, kv_heads, length+T, width].
@@ -90,9 +91,34 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def keep(self, rows: Tensor):
+        """Go on with some rows only: rows [K] indices or [B] bool."""
+        for name in ("keys", "values"):
+            kept = getattr(self, name)[:, rows, :, : self.length]
+            getattr(self, name)[:, : kept.shape[1], :, : self.length] = kept
+            setattr(self, name, getattr(self, name)[:, : kept.shape[1]])
+        if self.pad is not None:
+            self.pad = self.pad[rows]
+
+
+def visible(past: int, new: int, pad: Tensor | None, device: torch.device) -> Tensor:
+    """Which positions a causal stack may see: bool [new, past+new], or [B, 1, new, past+new] with pad [B].
+
+    Padding is seen by itself alone: a row of attention that sees nothing would not be a number.
+    """
+    causal = torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)
+    if pad is None:
+        return causal
+    key = torch.arange(past + new, device=device)
+    itself = key == key[past:, None]
+    return causal & ((key >= pad[:, None, None, None]) | itself)
+
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions. x [B, T, H] → [B, T, H]; mask [T, T_seen] or None."""
+    """Grouped-query attention with rotary positions: x [B, T, H] → [B, R, H] at the R of T positions that `read` selects.
+
+    mask [R, T_seen], [B, 1, R, T_seen] or None.
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -103,10 +129,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden, shared, bias=False)
         self.o_proj = nn.Linear(inner, config.hidden, bias=False)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, causal: bool, extend=None) -> Tensor:
-        q, k, v = (rearrange(proj(x), "b t (h d) -> b h t d", d=self.width) for proj in (self.q_proj, self.k_proj, self.v_proj))
+    def forward(self, x: Tensor, rope, mask: Tensor | None, causal: bool, extend=None, read=slice(None)) -> Tensor:
+        split = "b t (h d) -> b h t d"
+        q = rearrange(self.q_proj(x[:, read]), split, d=self.width)
+        k, v = (rearrange(proj(x), split, d=self.width) for proj in (self.k_proj, self.v_proj))
         if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
+            cos, sin = rope
+            q, k = rotate(q, cos[read], sin[read]), rotate(k, cos, sin)
         if extend is not None:
             k, v = extend(k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
@@ -127,7 +156,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each on a normalised copy of x [B, T, H], each added back (scaled under muP)."""
+    """Attention and SwiGLU, each on a normalised copy of x, each added back (scaled under muP): x [B, T, H] → [B, R, H] (see Attention)."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -137,8 +166,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
         self.scale = config.scale_depth / math.sqrt(config.layers) if config.mup else 1.0
 
-    def forward(self, x: Tensor, rope, mask: Tensor | None, causal: bool, extend=None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, causal, extend) * self.scale
+    def forward(self, x: Tensor, rope, mask: Tensor | None, causal: bool, extend=None, read=slice(None)) -> Tensor:
+        x = x[:, read] + self.self_attn(self.input_layernorm(x), rope, mask, causal, extend, read) * self.scale
         return x + self.mlp(self.post_attention_layernorm(x)) * self.scale
 
 
@@ -155,19 +184,21 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.hidden, config.norm_eps)
         self.rope = LongRoPE(config.rope, config.width) if config.rope else None
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """x [B, T, H] → [B, T, H]. With a cache, x continues what the cache holds, and is added to it.
+    def forward(self, x: Tensor, cache: KVCache | None = None, read: slice = slice(None)) -> Tensor:
+        """x [B, T, H] → [B, R, H] at the R positions of `read`. With a cache, x continues what the cache holds, and is added to it.
 
+        The last block computes nothing but what is read. Only a stack that is not causal may read less than all.
         Raises ValueError when the cache is full.
         """
         past, new = (cache.length if cache else 0), x.shape[1]
         rope = self.rope(past, new, x.device) if self.rope else None
+        pad = cache.pad if cache else None
         causal, mask = self.causal and new > 1, None
-        if causal and past:  # a later chunk of several positions: the built-in causal mask assumes an empty past
-            causal, mask = False, torch.ones(new, past + new, dtype=torch.bool, device=x.device).tril(past)
+        if pad is not None or (causal and past):  # the built-in causal mask assumes an empty past and full rows
+            causal, mask = False, visible(past, new, pad, x.device)
         for index, layer in enumerate(self.layers):
             extend = None if cache is None else lambda k, v, index=index: cache.extend(index, k, v)
-            x = layer(x, rope, mask, causal, extend)
+            x = layer(x, rope, mask, causal, extend, read if index == len(self.layers) - 1 else slice(None))
         if cache is not None:
             cache.length += new
         return self.norm(x)

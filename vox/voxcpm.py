@@ -85,10 +85,10 @@ class VoxCPM(nn.Module):
         """patches [..., P, D] → E [..., H], one embedding each."""
         return self.enc_to_lm_proj(self.locenc(patches))
 
-    def caches(self, batch: int, capacity: int) -> tuple[KVCache | None, KVCache | None]:
-        """Empty KV caches of TSLM and RALM."""
+    def caches(self, batch: int, capacity: int, pad: Tensor | None = None) -> tuple[KVCache | None, KVCache | None]:
+        """Empty KV caches of TSLM and RALM; pad [B] int, how many positions in front of each row are empty."""
         stacks = (self.tslm, self.ralm)
-        return tuple(stack and KVCache(stack.config, batch, capacity, self.device, self.dtype) for stack in stacks)
+        return tuple(stack and KVCache(stack.config, batch, capacity, self.device, self.dtype, pad) for stack in stacks)
 
     def plan(self, x: Tensor, past: Tensor, audio: Tensor, caches=(None, None)) -> tuple[Tensor, Tensor | None]:
         """Both LMs over T positions: a training pass, a prefill or one step. The ablations of the paper live here.
