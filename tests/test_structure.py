@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "vox"
 FLOORS = [  # a module imports only from floors below its own
     {"files"},
     {"config", "audio", "text"},
-    {"transformer", "fsq", "flow", "batch", "espeak", "phrases", "layout", "state"},
+    {"transformer", "fsq", "flow", "batch", "espeak", "phrases", "layout", "state", "vae_stream"},
     {"vae", "vae_loss", "locenc", "tslm", "ralm", "locdit", "generate"},
     {"voxcpm", "feed", "learner"},
     {"corpus", "train", "official", "judge", "metrics"},
