@@ -10,6 +10,7 @@ from vox import flow, generate
 from vox.audio import Speech
 from vox.batch import Item, pack
 from vox.config import Config, FSQConfig, TransformerConfig, VAEConfig
+from vox.prompts import prompt_patches
 from vox.text import AUDIO_START
 from vox.voxcpm import VoxCPM
 
@@ -67,6 +68,14 @@ def figure(a, b) -> float:
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
+def draw(model, tokens, prompt=None, cap=50, seed=0, **options) -> generate.Line:
+    """One line, drawn to its end."""
+    line = generate.Line(tokens, prompt, cap, torch.Generator().manual_seed(seed))
+    for _ in generate.draw_patches(model, [line], **options):
+        pass
+    return line
+
+
 # ---------------------------------------------------------------------------------------------------------- the KV cache
 
 
@@ -78,9 +87,9 @@ def test_cache_equals_recomputation(switch, prompt_length):
     model, steps = build(SWITCHES[switch]), 8
     tokens = torch.arange(105, 112)
     before = torch.randn(prompt_length, PATCH, DIM, generator=torch.Generator().manual_seed(2))
-    options = dict(min_patches=steps, max_patches=steps, generator=torch.Generator().manual_seed(3))
-    drawn = torch.stack([step.patch for step in generate.draw_patches(model, tokens, before if prompt_length else None, **options)])
-    assert len(drawn) == steps
+    line = draw(model, tokens, before if prompt_length else None, cap=steps, seed=3, min_patches=steps)
+    drawn = torch.stack(line.patches)
+    assert len(drawn) == steps and line.ended_by == "cap"
 
     patches, noises = torch.cat((before, drawn)), torch.Generator().manual_seed(3)
     text = model.tslm.embed(torch.cat((tokens, torch.tensor([AUDIO_START])))[None])
@@ -112,7 +121,7 @@ def test_first_patch_reads_the_raw_state():
     model.fsq.register_forward_pre_hook(lambda module, args: calls.append(args[0].shape))
     plans = []
     model.lm_to_dit_proj.register_forward_pre_hook(lambda module, args: plans.append(args[0]))
-    list(generate.draw_patches(model, torch.arange(105, 109), max_patches=2, generator=torch.Generator().manual_seed(0)))
+    draw(model, torch.arange(105, 109), cap=2)
     raw = model.tslm(model.tslm.embed(torch.tensor([[105, 106, 107, 108, AUDIO_START]])))[:, -1]
     assert figure(plans[0], raw) < 1e-6
     assert figure(plans[1], model.fsq(raw)) > 1e-3, "the second patch is planned by another state"
@@ -159,7 +168,7 @@ def test_list_of_texts(model):
 
 def test_cap(model):
     """A stop head that never fires: 6 patches per token and 10 more, or what max_seconds allows."""
-    speech = model.generate("one", seed=0)
+    speech = model.generate("one", seed=0, attempts=1)
     tokens = len(model.tokenizer.encode("one"))
     assert speech.stats["patches"] == 6 * tokens + 10 and speech.stats["ended_by"] == "cap"
     assert len(speech.stats["stop"]) == speech.stats["patches"] and max(speech.stats["stop"]) < 0.5
@@ -181,7 +190,7 @@ def test_max_length_is_a_cap_too(model):
     """Text and patches fit the positions the model was built for."""
     text = "one " * 25
     n = len(model.tokenizer.encode(text))
-    speech = model.generate(text, seed=0)
+    speech = model.generate(text, seed=0, attempts=1)
     assert speech.stats["patches"] == BASE.max_length - n - 1 < 6 * n + 10
     with pytest.raises(ValueError, match="128"):
         model.generate("one " * 60)
@@ -200,7 +209,7 @@ def test_prompt_continuation(model, prompt):
     # zeros fill the prompt on the left, so that its speech ends a patch
     padded = torch.cat((torch.zeros(PATCH * HOP // 2), prompt))
     patches = model.vae.encode(padded[None, None])[0].mT.reshape(6, PATCH, DIM)
-    assert figure(generate.prompt_patches(model, prompt), patches) < 1e-6
+    assert figure(prompt_patches(model, prompt), patches) < 1e-6
 
     # the last two prompt patches warm the decoder up
     context = patches[-2:].flatten(0, 1)
@@ -251,6 +260,12 @@ def test_prompt_from_file_and_from_speech(model, prompt, tmp_path):
         (dict(text="two", prompt_text="one", prompt_wav="no such file.wav"), "no such file.wav"),
         (dict(text="two", prompt_text="one", prompt_wav=torch.rand(128 * PATCH * HOP)), "128 positions"),
         (dict(text="one", steps=0), "steps"),
+        (dict(text="one", attempts=0), "attempts"),
+        (dict(text="one", temperature=-1.0), "temperature"),
+        (dict(text="one", cfg=float("nan")), "cfg"),
+        (dict(text=["one", "two"], prompt_wav=[torch.ones(200)], prompt_text=["one"]), "lists of 2"),
+        (dict(text=["one", "two"], prompt_wav=torch.ones(200), prompt_text=["one", "one"]), "lists of 2"),
+        (dict(text=["one", "two"], prompt_wav=[torch.ones(200), None], prompt_text=["one", "two"]), "prompt_wav"),
         (dict(text="one", max_seconds=0.0), "max_seconds"),
         (dict(text="one", max_seconds=-1), "max_seconds"),
     ],

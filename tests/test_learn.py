@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from vox import AudioVAE, VoxCPM, espeak, preset, train
 from vox.batch import Item
-from vox.generate import draw_patches
+from vox.generate import Line, draw_patches
 from vox.vae_loss import MelDistance
 
 pytestmark = pytest.mark.slow
@@ -61,10 +61,12 @@ def test_the_model_learns_eight_utterances(tmp_path):
     report = train.fit(model, items, config, tmp_path, progress=False)
     results = []
     for item in items:
-        drawn = list(draw_patches(model, item.text, max_patches=50, generator=torch.Generator().manual_seed(0)))
-        spoken = torch.cat([step.patch for step in drawn])  # [L, D]
+        line = Line(item.text, prompt=None, cap=50, generator=torch.Generator().manual_seed(0))
+        for _ in draw_patches(model, [line]):
+            pass
+        spoken = torch.cat(line.patches)  # [L, D]
         both = min(len(spoken), len(item.latents))
         correlation = torch.corrcoef(torch.stack((spoken[:both].flatten(), item.latents[:both].flatten())))[0, 1].item()
-        results.append((round(correlation, 4), len(drawn) - len(item.latents) // CONFIG.patch))
+        results.append((round(correlation, 4), len(line.patches) - len(item.latents) // CONFIG.patch))
     print(f"(correlation, patches too many): {results} after {report}")
     assert all(correlation >= 0.95 and abs(extra) <= 1 for correlation, extra in results)

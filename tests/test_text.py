@@ -17,6 +17,8 @@ from vox.text import (
     join_texts,
     load_tokenizer,
     normalise,
+    speaking_seconds,
+    split_text,
 )
 
 
@@ -206,3 +208,35 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="tokenizer_config.json is not readable"):
         load_tokenizer(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------- long texts
+
+
+@pytest.mark.parametrize(
+    "text, seconds, pieces",
+    [
+        ("one two.", 1.0, ["one two."]),
+        ("  one two.\n", 9.0, ["  one two.\n"]),  # short enough: as it is
+        ("One two three. Four five six! Seven?", 1.0, ["One two three.", "Four five six!", "Seven?"]),
+        ("One two three. Four five six! Seven?", 1.8, ["One two three. Four five six!", "Seven?"]),
+        ('He said: "One two three." And he left.', 1.5, ['He said: "One two three."', "And he left."]),
+        ("It is 3.5 or 1,000 at 12:30 for a long while. Yes.", 2.9, ["It is 3.5 or 1,000 at 12:30 for a long while.", "Yes."]),
+        ("你好世界。今天很好！明天呢？", 1.5, ["你好世界。", "今天很好！", "明天呢？"]),
+        ("one two three four, five six seven eight. nine", 1.2, ["one two three four,", "five six seven eight.", "nine"]),
+        ("first line\nsecond line\n\nthird", 0.9, ["first line", "second line", "third"]),
+        ("one... two!! three four five six", 0.5, ["one...", "two!!", "three four five six"]),
+        ("wordswithoutanyendtothemwhichnobodycouldcutanywhere", 1.0, ["wordswithoutanyendtothemwhichnobodycouldcutanywhere"]),
+    ],
+)
+def test_split_text(text, seconds, pieces):
+    assert split_text(text, seconds) == pieces
+
+
+def test_speaking_seconds_are_about_right():
+    """Against the synthesiser, in both languages."""
+    from vox import espeak
+
+    for words, language in (("four hundred and twenty seven thousand", "en-us"), ("一千二百三十四", "cmn")):
+        spoken = len(espeak.reference(words, language, espeak.speakers()[0])) / 16000
+        assert 0.5 < speaking_seconds(words) / spoken < 2

@@ -2,65 +2,83 @@
 
     prefill  text tokens, 101, prompt patches   → plan and residual of the last position
     loop     μ → LocDiT draws a patch → is it the last? → LocEnc → one step of TSLM, FSQ, RALM
+    sound    the causal decoder turns each patch into samples, once, and keeps its state
 
 Cloning is continuation: the prompt's text stands before the text to speak and the prompt's patches stand before the
 patches to draw, so the model goes on in the voice it believes it has been using.
 
 Notable choices
+- several sentences go through the loop together, aligned at the right; who has ended leaves the batch, and since
+  nobody sees another's positions or noise, a sentence sounds the same alone;
 - the noise of a patch is drawn as [D, P], the released order, so that equal seeds give equal noise;
 - the stop flag belongs to the patch just drawn and counts only after `min_patches` (the released rule: i > 2);
-- the VAE decoder starts from the last two prompt patches, which are then cut off: no click where the prompt ends.
+- the decoder starts from the last two prompt patches, whose sound is cut off: no click where the prompt ends;
+- a text longer than half of what training showed is spoken in pieces; without a prompt the first is the prompt of the others.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
-from vox import audio, flow
+from vox import flow
 from vox.audio import Speech
-from vox.batch import to_patches
-from vox.text import AUDIO_START, join_texts
+from vox.prompts import Prompt, read_prompt
+from vox.text import AUDIO_START, join_texts, split_text
+from vox.vae_stream import DecoderStream
 
 CONTEXT = 2  # prompt patches the decoder warms up on
-PATCHES_PER_TOKEN, SPARE_PATCHES = 6, 10  # a text of n tokens may last 6·n + 10 patches
+PATCHES_PER_TOKEN, SPARE_PATCHES = 6, 10  # a text of n tokens may last 6·n + 10 patches; from 6·n on it is a bad case
+ROWS = 16  # sentences in the loop at once, at most
+CHUNK = 16  # patches decoded at once where nobody waits for the first
+QUIET = 0.01  # a patch is silent 40 dB below the loudest one so far …
+SILENT = 1e-4  # … and at −80 dB in any case
+TAIL, RUNAWAY = 0.5, 2.0  # seconds of silence that may end a speech, and that do end it
 
 
-class Step(NamedTuple):
-    """One drawn patch."""
+@dataclass(eq=False)
+class Line:
+    """One sentence on its way through the loop."""
 
-    patch: Tensor  # [P, D]
-    stop: float  # probability that it is the last
-    last: bool  # the stop head ended speech here
+    tokens: Tensor  # [n] ids of prompt text and text
+    prompt: Tensor | None  # [m, P, D]
+    cap: int  # patches at most
+    generator: torch.Generator  # of its noise
+    patches: list[Tensor] = field(default_factory=list)  # drawn so far, each [P, D]
+    stop: list[float] = field(default_factory=list)  # per patch, the probability that it is the last
+    ended_by: str | None = None  # "stop", "cap" or, set from outside, "silence"; None while it goes on
 
 
-def prompt_patches(model, wav: Tensor) -> Tensor:
-    """A prompt waveform [N] at the model's rate → patches [m, P, D]. Zeros fill the first patch, so speech ends the last.
-
-    Raises ValueError for a prompt of another shape, with values that are no numbers, shorter than one patch, or silent.
-    """
-    if wav.ndim != 1 or not torch.isfinite(wav).all():
-        raise ValueError(f"the prompt must be a finite waveform of shape [N], not {list(wav.shape)}: read its file with vox.audio.load")
-    patch_samples = model.config.patch * model.config.vae.hop
-    rate = model.config.vae.sample_rate
-    if len(wav) < patch_samples:
-        raise ValueError(f"the prompt lasts {len(wav) / rate:.2f} s; it must last at least one patch, {patch_samples / rate:.2f} s")
-    if wav.abs().max() < 1e-4:
-        raise ValueError("the prompt is silent: record it again, closer to the microphone")
-    wav = F.pad(wav, (-len(wav) % patch_samples, 0)).to(model.device)
-    latents = model.vae.encode(wav[None, None])[0].mT  # [L, D]
-    return to_patches(latents, model.config.patch)
+def _prefill(model, lines: list[Line]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Text and prompt of each line as embeddings x and past [B, T, H] and flags is_audio [B, T], aligned at the right; pad [B]."""
+    xs, pasts, audio = [], [], []
+    for line in lines:
+        start = torch.cat((line.tokens.cpu(), torch.tensor([AUDIO_START]))).to(model.device)
+        x = model.tslm.embed(start[None])[0]  # [n + 1, H]
+        past, heard = torch.zeros_like(x), 0
+        if line.prompt is not None:
+            embedded = model.embed(line.prompt.to(model.device, model.dtype))  # [m, H]
+            x, past, heard = torch.cat((x, embedded)), torch.cat((past, embedded)), len(embedded)
+        xs.append(x)
+        pasts.append(past)
+        audio.append(torch.arange(len(x), device=model.device) >= len(x) - heard)
+    length = max(map(len, xs))
+    pad = torch.tensor([length - len(x) for x in xs], device=model.device)
+    x, past = (torch.stack([F.pad(x, (0, 0, length - len(x), 0)) for x in part]) for part in (xs, pasts))  # [B, T, H]
+    is_audio = torch.stack([F.pad(row, (length - len(row), 0)) for row in audio])  # [B, T]
+    return x, past, is_audio, pad if pad.any() else None
 
 
 @torch.no_grad()
 def draw_patches(
     model,
-    tokens: Tensor,
-    prompt: Tensor | None = None,
+    lines: list[Line],
     *,
     cfg: float = 2.0,
     steps: int = 10,
@@ -68,79 +86,278 @@ def draw_patches(
     sway: float = 1.0,
     zero_star: bool = True,
     min_patches: int = 3,
-    max_patches: int = 2000,
-    generator: torch.Generator | None = None,
-) -> Iterator[Step]:
-    """The autoregressive loop, one patch at a time.
+) -> Iterator[list[Line]]:
+    """The autoregressive loop, one patch for every line at a time. A line with `ended_by` set leaves the loop.
 
-    Args: model; tokens [n] ids of prompt text and text; prompt [m, P, D] patches or None; cfg guidance, steps of LocDiT,
-        temperature of the noise; sway and zero_star as in `flow.sample`; min_patches before the stop head is heard,
-        max_patches at most; generator of the noise (the global one of the CPU if None).
-    Yields: Step(patch [P, D], stop probability, last).
+    Args: model; lines; cfg guidance, steps of LocDiT, temperature of the noise; sway and zero_star as in `flow.sample`;
+        min_patches before the stop head is heard.
+    Yields: the lines that have just got a patch.
     """
-    start = torch.cat((tokens.cpu(), torch.tensor([AUDIO_START]))).to(model.device)[None]  # [1, n + 1]
-    x = model.tslm.embed(start)  # [1, n + 1, H]
-    past, is_audio = torch.zeros_like(x), torch.zeros(start.shape, dtype=torch.bool, device=model.device)
-    previous = torch.zeros(1, model.config.patch, model.config.vae.latent_dim, device=model.device, dtype=model.dtype)
-    if prompt is not None:
-        prompt = prompt.to(model.device, model.dtype)[None]  # [1, m, P, D]
-        embedded = model.embed(prompt)  # [1, m, H]
-        x, past = torch.cat((x, embedded), 1), torch.cat((past, embedded), 1)
-        is_audio = F.pad(is_audio, (0, prompt.shape[1]), value=True)
-        previous = prompt[:, -1]
-    caches = model.caches(1, x.shape[1] + max_patches)
+    x, past, is_audio, pad = _prefill(model, lines)
+    caches = model.caches(len(lines), x.shape[1] + max(line.cap for line in lines), pad)
+    shape = (model.config.vae.latent_dim, model.config.patch)
+    silence = torch.zeros(*shape[::-1], device=model.device, dtype=model.dtype)
+    previous = torch.stack([silence if line.prompt is None else line.prompt[-1].to(silence) for line in lines])  # [B, P, D]
     plan, residual = model.plan(x, past, is_audio, caches)
-    is_audio = torch.ones(1, 1, dtype=torch.bool, device=model.device)
-    for i in range(max_patches):
-        plan, residual = plan[:, -1], None if residual is None else residual[:, -1]  # [1, H]
-        mu = model.condition(plan, residual)  # [1, H_dit]
-        noise = torch.randn(1, *previous.shape[:0:-1], generator=generator).mT.to(model.device, model.dtype) * temperature
-        patch = flow.sample(model.velocity, mu, previous, noise, steps, cfg, sway, zero_star)  # [1, P, D]
-        stop = model.stop_logits(plan)[0]
-        last = i >= min_patches and bool(stop[1] > stop[0])
-        yield Step(patch[0], stop.float().softmax(-1)[1].item(), last)
-        if last:
+    while True:
+        plan, residual = plan[:, -1], None if residual is None else residual[:, -1]  # [B, H]
+        mu = model.condition(plan, residual)  # [B, H_dit]
+        noise = torch.stack([torch.randn(1, *shape, generator=line.generator)[0].mT for line in lines]) * temperature
+        patch = flow.sample(model.velocity, mu, previous, noise.to(previous), steps, cfg, sway, zero_star)  # [B, P, D]
+        for line, drawn, stop in zip(lines, patch, model.stop_logits(plan).float().softmax(-1)[:, 1].tolist(), strict=True):
+            line.patches.append(drawn)
+            line.stop.append(stop)
+            if stop > 0.5 and len(line.patches) > min_patches:
+                line.ended_by = "stop"
+            elif len(line.patches) == line.cap:
+                line.ended_by = "cap"
+        yield lines
+        rows = [row for row, line in enumerate(lines) if line.ended_by is None]
+        if not rows:
             return
-        past = model.embed(patch)[:, None]  # [1, 1, H]
-        plan, residual = model.plan(past, past, is_audio, caches)
+        if len(rows) < len(lines):
+            lines, patch = [lines[row] for row in rows], patch[rows]
+            for cache in filter(None, caches):
+                cache.keep(torch.tensor(rows, device=model.device))
+        past = model.embed(patch)[:, None]  # [B, 1, H]
+        plan, residual = model.plan(past, past, torch.ones(len(lines), 1, dtype=torch.bool, device=model.device), caches)
         previous = patch
 
 
-@torch.no_grad()
-def decode_patches(model, patches: Tensor, context: Tensor | None = None) -> Tensor:
-    """patches [m, P, D] → wav [m·P·hop]; the decoder first reads `context`, patches whose sound is cut off."""
-    before = 0 if context is None else len(context)
-    if before:
-        patches = torch.cat((context, patches))
-    latents = patches.flatten(0, 1).mT[None].float()  # [1, D, L]
-    return model.vae.decode(latents)[0, 0, before * model.config.patch * model.config.vae.hop :]
+class Sound:
+    """The samples of one line. Silence is held back until something follows it: what ends a speech is cut, what runs on ends it."""
+
+    def __init__(self, model, line: Line):
+        self.line, self.decoder = line, DecoderStream(model.vae)
+        self.samples, self.seconds = model.config.patch * model.config.vae.hop, model.config.patch_seconds()
+        self.loudest, self.decoded, self.held = SILENT / QUIET, 0, []
+        if line.prompt is not None:
+            self.decode(line.prompt[-CONTEXT:])
+
+    @torch.no_grad()
+    def decode(self, patches: Tensor) -> Tensor:
+        """patches [m, P, D] → wav [m, P · hop]. Raises FloatingPointError where it is not finite."""
+        wav = self.decoder(patches.flatten(0, 1).mT[None].float())[0, 0]
+        if not wav.isfinite().all():
+            raise FloatingPointError("the speech is not finite: the weights are damaged, or too large for their number format")
+        return wav.view(-1, self.samples)
+
+    def __call__(self) -> Tensor:
+        """Decode what has been drawn since the last call → wav [N], as far as it may be given out."""
+        out = []
+        for wav in self.decode(torch.stack(self.line.patches[self.decoded :])):
+            self.decoded += 1
+            level = wav.square().mean().sqrt().item()
+            self.loudest = max(self.loudest, level)
+            self.held.append(wav)
+            if level > QUIET * self.loudest:
+                out, self.held = out + self.held, []
+            elif len(self.held) * self.seconds > RUNAWAY:
+                self.line.ended_by = "silence"
+                break
+        if self.line.ended_by:
+            kept = min(len(self.held), math.ceil(TAIL / self.seconds))
+            out, self.decoded, self.held = out + self.held[:kept], self.decoded - len(self.held) + kept, []
+        return torch.cat(out).cpu() if out else torch.zeros(0)
+
+
+class Clock:
+    """Where the time of a call goes. Use as `with clock("vae"): …`."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds, self.began = device, {"lm_dit": 0.0, "vae": 0.0}, time.perf_counter()
+
+    def now(self) -> float:
+        """Seconds since the call."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - self.began
+
+    @contextlib.contextmanager
+    def __call__(self, part: str):
+        start = self.now()
+        yield
+        self.seconds[part] += self.now() - start
+
+
+def _speak(model, lines: list[Line], clock: Clock, chunk: int, **options) -> Iterator[tuple[Line, Tensor]]:
+    """Draw and decode: yields a line and its next samples [N], whenever `chunk` patches have come or it ends."""
+    sounds, loop = {line: Sound(model, line) for line in lines}, draw_patches(model, lines, **options)
+    while True:
+        with clock("lm_dit"):
+            drawn = next(loop, None)
+        if drawn is None:
+            return
+        for line in drawn:
+            if line.ended_by or len(line.patches) % chunk == 0:
+                with clock("vae"):
+                    wav = sounds[line]()
+                yield line, wav
+
+
+class Piece:
+    """A part of a text that is spoken in one go: its line, its sound, and how often it was tried."""
+
+    def __init__(self, model, text: str, prompt: Prompt | None, seed: int | None, max_seconds: float | None):
+        self.model, self.text, self.prompt = model, text, prompt
+        target = _tokens(model, text)
+        self.tokens = target if prompt is None else _tokens(model, join_texts(prompt.text, text))
+        self.bad = PATCHES_PER_TOKEN * len(target)  # patches
+        self.cap = self.bad + SPARE_PATCHES
+        if max_seconds is not None:
+            self.cap = min(self.cap, math.ceil(max_seconds / model.config.patch_seconds()))
+        filled = len(self.tokens) + 1 + (0 if prompt is None else len(prompt.patches))
+        if filled >= model.config.max_length:
+            raise ValueError(f"text and prompt fill the model's {model.config.max_length} positions: shorten one of them")
+        self.cap = min(self.cap, model.config.max_length - filled)
+        self.generator, self.tries = torch.Generator(), 0
+        self.generator.manual_seed(seed) if seed is not None else self.generator.seed()
+
+    def begin(self) -> Line:
+        """A fresh line; further noise of the same generator."""
+        self.line = Line(self.tokens, self.prompt and self.prompt.patches, self.cap, self.generator)
+        self.wavs, self.tries = [], self.tries + 1
+        return self.line
+
+    @property
+    def wav(self) -> Tensor:
+        """[N]"""
+        return torch.cat(self.wavs)
+
+    @property
+    def patches(self) -> Tensor:
+        """What `wav` was decoded from [m, P, D]."""
+        samples = self.model.config.patch * self.model.config.vae.hop
+        return torch.stack(self.line.patches)[: len(self.wav) // samples]
+
+    def as_prompt(self) -> Prompt:
+        """What was said, for others to go on from."""
+        return Prompt(self.text, self.patches)
+
+    @property
+    def failed(self) -> bool:
+        """Too long for its text, or no sound at all."""
+        return len(self.line.patches) >= self.bad or not (self.wav.abs() > SILENT).any()
+
+
+def _run(pieces: list[Piece], clock: Clock, attempts: int, bar, **options):
+    """Speak pieces, ROWS at a time and those of like length together; bad ones again, up to `attempts` times in all."""
+    pieces = sorted(pieces, key=lambda piece: piece.cap)
+    for first in range(0, len(pieces), ROWS):
+        todo = group = pieces[first : first + ROWS]
+        while todo:
+            lines = {piece.begin(): piece for piece in todo}
+            for line, wav in _speak(group[0].model, list(lines), clock, CHUNK, **options):
+                lines[line].wavs.append(wav)
+            todo = [piece for piece in todo if piece.failed and piece.tries < attempts]
+        bar.update(len(group))
 
 
 def _tokens(model, text: str) -> Tensor:
-    if not isinstance(text, str):
-        raise ValueError(f"text must be a string or a list of strings, not {type(text).__name__}")
     return torch.tensor(model.tokenizer.encode(text), dtype=torch.long)
 
 
-def _prompt(model, wav, text) -> Tensor | None:
-    if (wav is None) != (text is None):
-        missing = "prompt_text, the words spoken in it" if text is None else "prompt_wav, the recording of prompt_text"
-        raise ValueError(f"a prompt needs both its recording and its text: add {missing}")
-    if wav is None:
-        return None
-    if not text.strip():
-        raise ValueError("prompt_text is empty: write down the words of the recording")
-    if isinstance(wav, Speech):
-        wav = audio.resample(wav.wav, wav.sample_rate, model.config.vae.sample_rate)
-    elif not isinstance(wav, Tensor):
-        wav = audio.load(wav, model.config.vae.sample_rate)
-    with torch.no_grad():
-        return prompt_patches(model, wav.float())
+@contextlib.contextmanager
+def _eval(model):
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _check(text, cfg, steps, temperature, max_seconds, attempts=1):
+    if not isinstance(text, str):
+        raise ValueError(f"text must be a string or a list of strings, not {type(text).__name__}")
+    if steps < 1 or attempts < 1:
+        raise ValueError(f"steps and attempts must be at least 1, not {steps} and {attempts}")
+    if not (math.isfinite(cfg) and math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"cfg must be a number and temperature one that is not negative, not {cfg} and {temperature}")
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds must be positive, not {max_seconds}")
+
+
+def _seed(seed: int | None, item: int, piece: int) -> int | None:
+    return None if seed is None else seed + item + 1_000_003 * piece
 
 
 def generate(
     model,
     text: str | list[str],
+    prompt_wav=None,
+    prompt_text: str | list[str] | None = None,
+    *,
+    cfg: float = 2.0,
+    steps: int = 10,
+    temperature: float = 1.0,
+    seed: int | None = None,
+    max_seconds: float | None = None,
+    attempts: int = 3,
+    progress: bool = True,
+) -> Speech | list[Speech]:
+    """Speak a text, or the texts of a list together.
+
+    Args: text; prompt_wav, a voice to clone: file, waveform [N] at the model's rate, or Speech; prompt_text, its words (for a
+        list of texts, one prompt for all or a list of as many, None where there is none);
+        cfg guidance (1: none; paper: 2.0); steps of the flow (paper: 10); temperature of the noise; seed, the same speech
+        every time on one machine (text k of a list: seed + k); max_seconds, cut off there (default: 6 patches per token
+        and 10 more); attempts, tries in all if a speech is 6 patches per token long or silent, as in the released code;
+        progress, show a bar if there are several sentences.
+    Returns: Speech with wav [N], latents [L, D] and stats: patches, ended_by ("stop", "cap", or "silence" after 2 s of it;
+        silence at the end is cut to 0.5 s), stop (probability per patch), attempts; and of the whole call
+        seconds_lm_dit, seconds_vae and rtf (seconds of work per second of speech); a list of them for a list.
+    Raises ValueError for an empty or unreadable text, a prompt without its text (or the reverse), a silent or too short
+        prompt, a sequence longer than the model's max_length, options out of range.
+    """
+    texts = text if isinstance(text, list) else [text]
+    for each in texts:
+        _check(each, cfg, steps, temperature, max_seconds, attempts)
+    clock, options = Clock(model.device), dict(cfg=cfg, steps=steps, temperature=temperature)
+    with _eval(model):
+        prompts = _prompts(model, prompt_wav, prompt_text, len(texts))
+        parts = [split_text(each, model.config.train.max_seconds / 2) for each in texts]
+        total = sum(map(len, parts))
+        spoken = [[] for _ in texts]  # the pieces of each text
+        with tqdm(total=total, unit="sentence", disable=not progress or total < 2, leave=False) as bar:
+            for wait in (True, False):  # without a prompt, the first piece is the prompt of the others: these wait for it
+                for k, pieces in enumerate(spoken):
+                    prompt = prompts[k] or (pieces[0].as_prompt() if pieces else None)
+                    for j in range(len(pieces), 1 if wait and not prompt else len(parts[k])):
+                        pieces.append(Piece(model, parts[k][j], prompt, _seed(seed, k, j), max_seconds))
+                _run([piece for pieces in spoken for piece in pieces if not piece.tries], clock, attempts, bar, **options)
+    rate = model.config.vae.sample_rate
+    seconds = sum(len(piece.wav) for pieces in spoken for piece in pieces) / rate
+    stats = {f"seconds_{part}": value for part, value in clock.seconds.items()}
+    stats["rtf"] = sum(clock.seconds.values()) / seconds if seconds else math.inf
+    speeches = [_speech(each, pieces, rate, stats) for each, pieces in zip(texts, spoken, strict=True)]
+    return speeches if isinstance(text, list) else speeches[0]
+
+
+def _speech(text: str, pieces: list[Piece], rate: int, stats: dict) -> Speech:
+    patches = torch.cat([piece.patches for piece in pieces])  # [m, P, D]
+    own = dict(
+        patches=len(patches),
+        ended_by=pieces[-1].line.ended_by,
+        stop=[stop for piece in pieces for stop in piece.line.stop[: len(piece.patches)]],
+        attempts=max(piece.tries for piece in pieces),
+    )
+    wav = torch.cat([piece.wav for piece in pieces])
+    return Speech(wav.float(), rate, text, patches.flatten(0, 1).float().cpu(), own | stats)
+
+
+def _prompts(model, wav, text, count: int) -> list[Prompt | None]:
+    """One prompt for each of `count` texts."""
+    if not isinstance(wav, list) and not isinstance(text, list):
+        return [read_prompt(model, wav, text)] * count
+    if not (isinstance(wav, list) and isinstance(text, list) and len(wav) == len(text) == count):
+        raise ValueError(f"prompt_wav and prompt_text must be lists of {count}, one for each text, or one prompt for all")
+    return [read_prompt(model, *each) for each in zip(wav, text, strict=True)]
+
+
+def stream(
+    model,
+    text: str,
     prompt_wav=None,
     prompt_text: str | None = None,
     *,
@@ -149,54 +366,28 @@ def generate(
     temperature: float = 1.0,
     seed: int | None = None,
     max_seconds: float | None = None,
-) -> Speech | list[Speech]:
-    """Speak a text, or each text of a list.
+) -> Iterator[Speech]:
+    """Speak a text and hand out each patch as soon as it is there. Arguments and errors (at once) as in `generate`.
 
-    Args: text; prompt_wav, a voice to clone: file, waveform [N] at the model's rate, or Speech; prompt_text, its words;
-        cfg guidance (1: none; paper: 2.0); steps of the flow (paper: 10); temperature of the noise; seed, the same
-        speech every time on one machine; max_seconds, cut off there (default: 6 patches per token and 10 more).
-    Returns: Speech with wav [N], latents [L, D] and stats: patches, ended_by ("stop" or "cap"), stop (probability per
-        patch), seconds_lm_dit, seconds_vae, rtf (seconds of work per second of speech); a list of them for a list.
-    Raises ValueError for an empty or unreadable text, a prompt without its text (or the reverse), a silent or too short
-        prompt, a sequence longer than the model's max_length, steps below 1, max_seconds that is not positive.
+    Yields: Speech of one patch, or of several after a pause (silence is held back until sound follows it), with stats: stop,
+        the probability that it is the last, and seconds since the call. Together they are what `generate` gives in one attempt.
     """
-    if isinstance(text, list):
-        options = dict(cfg=cfg, steps=steps, temperature=temperature, max_seconds=max_seconds)
-        seeds = [None if seed is None else seed + k for k in range(len(text))]
-        return [generate(model, t, prompt_wav, prompt_text, seed=s, **options) for t, s in zip(text, seeds, strict=True)]
-    if max_seconds is not None and not max_seconds > 0:
-        raise ValueError(f"max_seconds must be positive, not {max_seconds}")
-    was_training = model.training
-    model.eval()
-    try:
-        target = _tokens(model, text)
-        prompt = _prompt(model, prompt_wav, prompt_text)
-        tokens = target if prompt is None else _tokens(model, join_texts(prompt_text, text))
-        cap = PATCHES_PER_TOKEN * len(target) + SPARE_PATCHES
-        if max_seconds is not None:
-            cap = min(cap, math.ceil(max_seconds / model.config.patch_seconds()))
-        room = model.config.max_length - len(tokens) - 1 - (0 if prompt is None else len(prompt))
-        if room < 1:
-            raise ValueError(f"text and prompt fill the model's {model.config.max_length} positions: shorten one of them")
-        generator = torch.Generator()
-        generator.manual_seed(seed) if seed is not None else generator.seed()
+    _check(text, cfg, steps, temperature, max_seconds)
+    clock, rate, options = Clock(model.device), model.config.vae.sample_rate, dict(cfg=cfg, steps=steps, temperature=temperature)
+    with _eval(model):
+        prompt = read_prompt(model, prompt_wav, prompt_text)
+        parts = split_text(text, model.config.train.max_seconds / 2)
+        first = Piece(model, parts[0], prompt, seed, max_seconds)
 
-        began = time.perf_counter()
-        options = dict(cfg=cfg, steps=steps, temperature=temperature, max_patches=min(cap, room), generator=generator)
-        drawn = list(draw_patches(model, tokens, prompt, **options))
-        patches = torch.stack([step.patch for step in drawn])  # [m, P, D]
-        middle = time.perf_counter()
-        wav = decode_patches(model, patches, None if prompt is None else prompt[-CONTEXT:])
-        end = time.perf_counter()
-    finally:
-        model.train(was_training)
-    rate = model.config.vae.sample_rate
-    stats = dict(
-        patches=len(drawn),
-        ended_by="stop" if drawn[-1].last else "cap",
-        stop=[step.stop for step in drawn],
-        seconds_lm_dit=middle - began,
-        seconds_vae=end - middle,
-        rtf=(end - began) * rate / len(wav),
-    )
-    return Speech(wav.float().cpu(), rate, text, patches.flatten(0, 1).float().cpu(), stats)
+    def speak() -> Iterator[Speech]:
+        for j, part in enumerate(parts):
+            piece = Piece(model, part, prompt or first.as_prompt(), _seed(seed, 0, j), max_seconds) if j else first
+            with _eval(model):
+                for line, wav in _speak(model, [piece.begin()], clock, 1, **options):
+                    done = sum(map(len, piece.wavs)) // (model.config.patch * model.config.vae.hop)
+                    piece.wavs.append(wav)
+                    if len(wav):
+                        latents = torch.stack(line.patches[done:])[: len(piece.patches) - done].flatten(0, 1)  # [L, D]
+                        yield Speech(wav.float(), rate, part, latents.float().cpu(), dict(stop=line.stop[-1], seconds=clock.now()))
+
+    return speak()

@@ -140,6 +140,34 @@ def join_texts(prompt_text: str, text: str) -> str:
     return prompt_text + ("" if plain else " ") + text
 
 
+SENTENCE_END = re.compile(r"(?<=[。！？；…\n])|(?<=[.!?;])(?=\s)|(?<=[.!?;][\"')”’])(?=\s)")
+CLAUSE_END = re.compile(r"(?<=[，、：,:])")
+
+
+def speaking_seconds(text: str) -> float:
+    """About how long a text takes to say: 17 letters or 4 Chinese characters a second, measured on the default corpus."""
+    chinese = sum(map(is_chinese, text))
+    return chinese / 4 + (len(text) - chinese) / 17
+
+
+def split_text(text: str, seconds: float) -> list[str]:
+    """A text in pieces that take up to about `seconds` to say: as many whole sentences as fit; a longer sentence is cut at its commas.
+
+    Nothing is lost but white space between pieces. A text that is short enough comes back as it is.
+    """
+    if speaking_seconds(text) <= seconds:
+        return [text]
+    parts = []
+    for sentence in SENTENCE_END.split(text):
+        parts += [sentence] if speaking_seconds(sentence) <= seconds else CLAUSE_END.split(sentence)
+    pieces = [""]
+    for part in parts:
+        if pieces[-1].strip() and speaking_seconds(pieces[-1] + part) > seconds:
+            pieces.append("")
+        pieces[-1] += part
+    return [piece.strip() for piece in pieces if re.search(r"\w", piece)] or [text]  # marks alone are nothing to say
+
+
 class CharTokenizer:
     """One id per character, of `CHARACTERS` by default: no file needed, 512 ids.
 

@@ -24,7 +24,7 @@ from vox import flow, layout
 from vox.batch import Batch
 from vox.config import Config
 from vox.fsq import FSQ
-from vox.generate import generate
+from vox.generate import generate, stream
 from vox.locdit import LocDiT
 from vox.locenc import LocEnc
 from vox.ralm import RALM
@@ -153,6 +153,10 @@ class VoxCPM(nn.Module):
     def generate(self, text, prompt_wav=None, prompt_text=None, **options):
         """Speak `text`, in the voice of `prompt_wav` if given. See `vox.generate.generate` for all options."""
         return generate(self, text, prompt_wav, prompt_text, **options)
+
+    def stream(self, text, prompt_wav=None, prompt_text=None, **options):
+        """Speak `text` patch by patch, each as soon as it is drawn. See `vox.generate.stream` for all options."""
+        return stream(self, text, prompt_wav, prompt_text, **options)
 
     def save(self, folder):
         """Write a folder that `vox.load`, and for models without ablations the official package, can read.

@@ -44,6 +44,14 @@ def official_loop(both, tokens, prompt, **options):
     return patches[min(m, 2) :]  # the loop hands the last two prompt patches back as context
 
 
+def our_loop(both, tokens, prompt) -> generate.Line:
+    """Our loop on the same, with a generator of seed 3."""
+    line = generate.Line(tokens, prompt, CAP, torch.Generator().manual_seed(3))
+    for _ in generate.draw_patches(both.ours, [line]):
+        pass
+    return line
+
+
 @pytest.mark.parametrize("case", [0, 1, 2])
 @pytest.mark.parametrize("name, stop, lengths", LENGTHS)
 def test_loop(pair, name, stop, lengths, case):
@@ -55,10 +63,9 @@ def test_loop(pair, name, stop, lengths, case):
     torch.manual_seed(3)  # the official loop draws from the global generator, ours from one with the same seed
     expected = official_loop(both, tokens, prompt, max_len=CAP)
     assert len(expected) == lengths[case] < CAP, "the stop head must end speech"
-    options = dict(max_patches=CAP, generator=torch.Generator().manual_seed(3))
-    steps = list(generate.draw_patches(both.ours, tokens, prompt if prompt_length else None, **options))
-    assert [step.last for step in steps] == [False] * (len(expected) - 1) + [True]
-    close(torch.stack([step.patch for step in steps]), expected, what=f"loop {name}, {prompt_length} prompt patches")
+    line = our_loop(both, tokens, prompt if prompt_length else None)
+    assert line.ended_by == "stop"
+    close(torch.stack(line.patches), expected, what=f"loop {name}, {prompt_length} prompt patches")
 
 
 def test_loop_to_the_cap(pair):
@@ -68,23 +75,24 @@ def test_loop_to_the_cap(pair):
     tokens, prompt = torch.randint(105, 400, (7,)), torch.zeros(0, 2, 8)
     torch.manual_seed(3)
     expected = official_loop(both, tokens, prompt, max_len=CAP)
-    steps = list(generate.draw_patches(both.ours, tokens, max_patches=CAP, generator=torch.Generator().manual_seed(3)))
-    assert len(steps) == len(expected) == CAP and not steps[-1].last
-    close(torch.stack([step.patch for step in steps]), expected, what="loop v1, to the cap")
+    line = our_loop(both, tokens, None)
+    assert len(line.patches) == len(expected) == CAP and line.ended_by == "cap"
+    close(torch.stack(line.patches), expected, what="loop v1, to the cap")
 
 
-@pytest.mark.parametrize("name, stop", [("v1", 7), ("v1.5", 8)])
-def test_speech_from_text(pair, name, stop):
-    """A text through the public functions of both sides: the same waveform."""
+@pytest.mark.parametrize("name, stop, ended_by, retry", [("v1", 7, "stop", True), ("v1.5", 8, "cap", False), ("v1.5", 8, "cap", True)])
+def test_speech_from_text(pair, name, stop, ended_by, retry):
+    """A text through the public functions of both sides: the same waveform, also if it is tried again because it is too long."""
     both = pair(name)
     set_stop_head(both, stop)
     torch.manual_seed(5)
     with WatchFSQ(both.official.fsq_layer) as watch, quiet():
-        expected = both.official.generate("the one 你好", inference_timesteps=10, cfg_value=2.0)[0]
-    watch.inputs = watch.inputs[1:]  # the first call is text only
+        expected = both.official.generate("the one 你好", inference_timesteps=10, cfg_value=2.0, retry_badcase=retry)[0]
+    watch.inputs = [hidden for hidden in watch.inputs if hidden.ndim == 2]  # what it makes of text is not used
     watch.check()
-    speech = both.ours.generate("the one 你好", seed=5)
-    close(speech.wav, expected, what=f"speech {name}")
+    speech = both.ours.generate("the one 你好", seed=5, attempts=3 if retry else 1)
+    assert speech.stats["ended_by"] == ended_by and speech.stats["attempts"] == (3 if retry and ended_by == "cap" else 1)
+    close(speech.wav, expected, what=f"speech {name}, {speech.stats['attempts']} attempts")
 
 
 @pytest.mark.parametrize("extra", [0, 333], ids=["whole patches", "part of a patch"])
@@ -102,6 +110,6 @@ def test_speech_with_a_prompt(pair, name, stop, extra, monkeypatch):
         expected = both.official.generate_with_prompt_cache("one 你好", cache)[0][0]
     watch.inputs[0] = watch.inputs[0][:, -len(cache["audio_feat"]) :]
     watch.check()
-    speech = both.ours.generate("one 你好", wav, "the ", seed=5)
+    speech = both.ours.generate("one 你好", wav, "the ", seed=5, attempts=1)
     assert speech.stats["patches"] * samples == len(speech.wav), "only new speech"
     close(speech.wav, expected, what=f"speech {name}, with a prompt")
