@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vox.config import VAEConfig
+from vox.vae_stream import DecoderStream
 
 
 class NormedConv(nn.Module):
@@ -203,10 +204,13 @@ class AudioVAE(nn.Module):
         return self.encode_stats(wav)[0]
 
     def decode(self, z: Tensor) -> Tensor:
-        """latents [B, D, L] → wav [B, 1, L·hop] in (−1, 1). Raises ValueError on other shapes."""
-        if z.ndim != 3 or z.shape[1] != self.config.latent_dim:
-            raise ValueError(f"decode takes latents of shape [B, {self.config.latent_dim}, L], not {list(z.shape)}")
-        return self.decoder(z)
+        """latents [B, D, L], L > 0 → wav [B, 1, L·hop] in (−1, 1). Raises ValueError on other shapes.
+
+        Without gradients this is a `DecoderStream` that is given everything at once: faster, and memory does not grow with L.
+        """
+        if z.ndim != 3 or z.shape[1] != self.config.latent_dim or z.shape[2] == 0:
+            raise ValueError(f"decode takes latents of shape [B, {self.config.latent_dim}, L] with L > 0, not {list(z.shape)}")
+        return self.decoder(z) if torch.is_grad_enabled() else DecoderStream(self, len(z))(z)
 
     @torch.no_grad()
     def rescale_(self, scale: Tensor):

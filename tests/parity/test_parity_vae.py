@@ -7,6 +7,7 @@ from reference import close, same
 
 from vox.config import VAEConfig
 from vox.vae import AudioVAE
+from vox.vae_stream import DecoderStream
 
 
 @pytest.fixture(params=list(reference.VAES))
@@ -46,6 +47,18 @@ def test_decode(vaes, frames):
     reference_wav = official.decode(z)
     assert wav.shape == (2, 1, frames * official.chunk_size)
     close(wav, reference_wav, what=f"vae.decode {name}")
+
+
+@pytest.mark.parametrize("sizes", [[1] * 7, [3, 4]], ids=str)
+def test_decode_in_chunks(vaes, sizes, monkeypatch):
+    """Chunks from the stream, and the trained modules, against the official whole; the noise is 0.5 everywhere, since order matters."""
+    name, official, ours = vaes
+    z = torch.randn(2, official.latent_dim, 7)
+    stream = DecoderStream(ours, 2)
+    monkeypatch.setattr(torch, "randn", lambda shape, **options: torch.full(shape, 0.5, **options))
+    whole = official.decode(z)
+    close(torch.cat([stream(chunk) for chunk in z.split(sizes, 2)], 2), whole, what=f"vae.decode in chunks {name}")
+    close(ours.decode(z), whole, what=f"vae.decode with gradients {name}")
 
 
 @torch.no_grad()
