@@ -12,7 +12,7 @@ FLOORS = [  # a module imports only from floors below its own
     {"files"},
     {"config", "audio", "text"},
     {"transformer", "fsq", "flow", "batch", "espeak", "phrases", "layout", "state", "vae_stream"},
-    {"vae", "vae_loss", "locenc", "tslm", "ralm", "locdit", "prompts"},
+    {"vae", "vae_loss", "locenc", "tslm", "ralm", "locdit", "prompts", "loop"},
     {"generate"},
     {"voxcpm", "feed", "learner"},
     {"corpus", "train", "official", "judge", "metrics"},

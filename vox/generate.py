@@ -1,36 +1,30 @@
-"""Speaking: patch after patch until the stop head says so (paper §3.1, §3.3).
+"""Speaking: from a text and perhaps a voice to sound, whole or patch by patch, one sentence or many (paper §3.1, §3.3).
 
-    prefill  text tokens, 101, prompt patches   → plan and residual of the last position
-    loop     μ → LocDiT draws a patch → is it the last? → LocEnc → one step of TSLM, FSQ, RALM
-    sound    the causal decoder turns each patch into samples, once, and keeps its state
+    text   → pieces that are not too long → `vox.loop` draws patches → the causal decoder turns each into samples, once
 
 Cloning is continuation: the prompt's text stands before the text to speak and the prompt's patches stand before the
 patches to draw, so the model goes on in the voice it believes it has been using.
 
 Notable choices
-- several sentences go through the loop together, aligned at the right; who has ended leaves the batch, and since
-  nobody sees another's positions or noise, a sentence sounds the same alone;
-- the noise of a patch is drawn as [D, P], the released order, so that equal seeds give equal noise;
-- the stop flag belongs to the patch just drawn and counts only after `min_patches` (the released rule: i > 2);
+- `stream` and `generate` are one computation: both decode with a decoder that keeps its state, one patch or many at a time;
 - the decoder starts from the last two prompt patches, whose sound is cut off: no click where the prompt ends;
-- a text longer than half of what training showed is spoken in pieces; without a prompt the first is the prompt of the others.
+- a text longer than half of what training showed is spoken in pieces; without a prompt the first is the prompt of the others;
+- silence is given out only once sound follows it: what ends a speech is cut, what runs on ends it.
 """
 
 import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from vox import flow
 from vox.audio import Speech
+from vox.loop import Line, draw_patches
 from vox.prompts import Prompt, read_prompt
-from vox.text import AUDIO_START, join_texts, split_text
+from vox.text import join_texts, split_text
 from vox.vae_stream import DecoderStream
 
 CONTEXT = 2  # prompt patches the decoder warms up on
@@ -42,90 +36,8 @@ SILENT = 1e-4  # … and at −80 dB in any case
 TAIL, RUNAWAY = 0.5, 2.0  # seconds of silence that may end a speech, and that do end it
 
 
-@dataclass(eq=False)
-class Line:
-    """One sentence on its way through the loop."""
-
-    tokens: Tensor  # [n] ids of prompt text and text
-    prompt: Tensor | None  # [m, P, D]
-    cap: int  # patches at most
-    generator: torch.Generator  # of its noise
-    patches: list[Tensor] = field(default_factory=list)  # drawn so far, each [P, D]
-    stop: list[float] = field(default_factory=list)  # per patch, the probability that it is the last
-    ended_by: str | None = None  # "stop", "cap" or, set from outside, "silence"; None while it goes on
-
-
-def _prefill(model, lines: list[Line]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Text and prompt of each line as embeddings x and past [B, T, H] and flags is_audio [B, T], aligned at the right; pad [B]."""
-    xs, pasts, audio = [], [], []
-    for line in lines:
-        start = torch.cat((line.tokens.cpu(), torch.tensor([AUDIO_START]))).to(model.device)
-        x = model.tslm.embed(start[None])[0]  # [n + 1, H]
-        past, heard = torch.zeros_like(x), 0
-        if line.prompt is not None:
-            embedded = model.embed(line.prompt.to(model.device, model.dtype))  # [m, H]
-            x, past, heard = torch.cat((x, embedded)), torch.cat((past, embedded)), len(embedded)
-        xs.append(x)
-        pasts.append(past)
-        audio.append(torch.arange(len(x), device=model.device) >= len(x) - heard)
-    length = max(map(len, xs))
-    pad = torch.tensor([length - len(x) for x in xs], device=model.device)
-    x, past = (torch.stack([F.pad(x, (0, 0, length - len(x), 0)) for x in part]) for part in (xs, pasts))  # [B, T, H]
-    is_audio = torch.stack([F.pad(row, (length - len(row), 0)) for row in audio])  # [B, T]
-    return x, past, is_audio, pad if pad.any() else None
-
-
-@torch.no_grad()
-def draw_patches(
-    model,
-    lines: list[Line],
-    *,
-    cfg: float = 2.0,
-    steps: int = 10,
-    temperature: float = 1.0,
-    sway: float = 1.0,
-    zero_star: bool = True,
-    min_patches: int = 3,
-) -> Iterator[list[Line]]:
-    """The autoregressive loop, one patch for every line at a time. A line with `ended_by` set leaves the loop.
-
-    Args: model; lines; cfg guidance, steps of LocDiT, temperature of the noise; sway and zero_star as in `flow.sample`;
-        min_patches before the stop head is heard.
-    Yields: the lines that have just got a patch.
-    """
-    x, past, is_audio, pad = _prefill(model, lines)
-    caches = model.caches(len(lines), x.shape[1] + max(line.cap for line in lines), pad)
-    shape = (model.config.vae.latent_dim, model.config.patch)
-    silence = torch.zeros(*shape[::-1], device=model.device, dtype=model.dtype)
-    previous = torch.stack([silence if line.prompt is None else line.prompt[-1].to(silence) for line in lines])  # [B, P, D]
-    plan, residual = model.plan(x, past, is_audio, caches)
-    while True:
-        plan, residual = plan[:, -1], None if residual is None else residual[:, -1]  # [B, H]
-        mu = model.condition(plan, residual)  # [B, H_dit]
-        noise = torch.stack([torch.randn(1, *shape, generator=line.generator)[0].mT for line in lines]) * temperature
-        patch = flow.sample(model.velocity, mu, previous, noise.to(previous), steps, cfg, sway, zero_star)  # [B, P, D]
-        for line, drawn, stop in zip(lines, patch, model.stop_logits(plan).float().softmax(-1)[:, 1].tolist(), strict=True):
-            line.patches.append(drawn)
-            line.stop.append(stop)
-            if stop > 0.5 and len(line.patches) > min_patches:
-                line.ended_by = "stop"
-            elif len(line.patches) == line.cap:
-                line.ended_by = "cap"
-        yield lines
-        rows = [row for row, line in enumerate(lines) if line.ended_by is None]
-        if not rows:
-            return
-        if len(rows) < len(lines):
-            lines, patch = [lines[row] for row in rows], patch[rows]
-            for cache in filter(None, caches):
-                cache.keep(torch.tensor(rows, device=model.device))
-        past = model.embed(patch)[:, None]  # [B, 1, H]
-        plan, residual = model.plan(past, past, torch.ones(len(lines), 1, dtype=torch.bool, device=model.device), caches)
-        previous = patch
-
-
 class Sound:
-    """The samples of one line. Silence is held back until something follows it: what ends a speech is cut, what runs on ends it."""
+    """The samples of one line, decoded as they are asked for; silence is held back until sound follows it."""
 
     def __init__(self, model, line: Line):
         self.line, self.decoder = line, DecoderStream(model.vae)
