@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from vox.config import RopeConfig, TransformerConfig
 
 
+ONEDNN = torch.backends.mkldnn.is_available()
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) · weight over the last axis [..., H]; the mean square is taken in float32."""
 
@@ -28,8 +31,18 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        mean_square = x.float().pow(2).mean(-1, keepdim=True)
-        return (x * torch.rsqrt(mean_square + self.eps)).to(x.dtype) * self.weight
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Linear(nn.Linear):
+    """nn.Linear, by whichever of torch's two CPU libraries is faster for few rows in float32. x [..., in] → [..., out]"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled() and ONEDNN:
+            rows = x.numel() // x.shape[-1]
+            if 2 <= rows < 16 or rows >= 64:  # in between oneDNN is several times slower than MKL, else up to twice as fast
+                return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return super().forward(x)
 
 
 class LongRoPE:
@@ -48,11 +61,11 @@ class LongRoPE:
         inv_freq = 1.0 / self.theta ** (torch.arange(0, self.width, 2, device=device).float() / self.width)
         factors = torch.tensor(self.factors, device=device)
         angles = torch.outer(torch.arange(positions, device=device).float(), 1.0 / factors) * inv_freq
-        angles = torch.cat((angles, angles), dim=-1)  # [positions, width]
-        return torch.stack((angles.cos(), angles.sin())) * self.amplitude
+        cos, sin = angles.cos(), angles.sin()  # [positions, width / 2]
+        return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))) * self.amplitude
 
     def __call__(self, start: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """cos and sin for positions start … start+length−1, each [length, width] float32."""
+        """cos and ∓sin for positions start … start+length−1, each [length, width] float32; see `rotate`."""
         end = start + length
         if self.table is None or self.table.device != device or self.table.shape[1] < end:
             self.table = self._grow(max(64, 1 << (end - 1).bit_length()), device)
@@ -60,10 +73,12 @@ class LongRoPE:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i+width/2}) by its position's angle. x [B, heads, T, width], cos and sin [T, width]."""
+    """Turn each pair (x_i, x_{i+width/2}) by its position's angle.
+
+    Args: x [B, heads, T, width]; cos and sin [T, width] float32, the first half of sin negated: what it multiplies is the pair swapped.
+    """
     x32 = x.float()
-    first, second = x32.chunk(2, dim=-1)
-    return (x32 * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+    return torch.addcmul(x32 * cos, x32.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 class KVCache:
@@ -124,10 +139,10 @@ class Attention(nn.Module):
         super().__init__()
         self.width = config.width
         inner, shared = config.heads * config.width, config.kv_heads * config.width
-        self.q_proj = nn.Linear(config.hidden, inner, bias=False)
-        self.k_proj = nn.Linear(config.hidden, shared, bias=False)
-        self.v_proj = nn.Linear(config.hidden, shared, bias=False)
-        self.o_proj = nn.Linear(inner, config.hidden, bias=False)
+        self.q_proj = Linear(config.hidden, inner, bias=False)
+        self.k_proj = Linear(config.hidden, shared, bias=False)
+        self.v_proj = Linear(config.hidden, shared, bias=False)
+        self.o_proj = Linear(inner, config.hidden, bias=False)
 
     def forward(self, x: Tensor, rope, mask: Tensor | None, causal: bool, extend=None, read=slice(None)) -> Tensor:
         split = "b t (h d) -> b h t d"
@@ -138,7 +153,10 @@ class Attention(nn.Module):
             q, k = rotate(q, cos[read], sin[read]), rotate(k, cos, sin)
         if extend is not None:
             k, v = extend(k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+        if causal or (mask is not None and q.shape[2] > 1):
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+        else:  # all queries see the same keys: heads that share keys are just more queries, which is faster
+            y = F.scaled_dot_product_attention(q.reshape(len(q), k.shape[1], -1, self.width), k, v, attn_mask=mask).reshape(q.shape)
         return self.o_proj(rearrange(y, "b h t d -> b t (h d)"))
 
 
@@ -147,9 +165,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden, config.ffn, bias=False)
-        self.up_proj = nn.Linear(config.hidden, config.ffn, bias=False)
-        self.down_proj = nn.Linear(config.ffn, config.hidden, bias=False)
+        self.gate_proj = Linear(config.hidden, config.ffn, bias=False)
+        self.up_proj = Linear(config.hidden, config.ffn, bias=False)
+        self.down_proj = Linear(config.ffn, config.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -167,8 +185,9 @@ class Block(nn.Module):
         self.scale = config.scale_depth / math.sqrt(config.layers) if config.mup else 1.0
 
     def forward(self, x: Tensor, rope, mask: Tensor | None, causal: bool, extend=None, read=slice(None)) -> Tensor:
-        x = x[:, read] + self.self_attn(self.input_layernorm(x), rope, mask, causal, extend, read) * self.scale
-        return x + self.mlp(self.post_attention_layernorm(x)) * self.scale
+        attended = self.self_attn(self.input_layernorm(x), rope, mask, causal, extend, read)
+        x = torch.add(x[:, read], attended, alpha=self.scale)
+        return torch.add(x, self.mlp(self.post_attention_layernorm(x)), alpha=self.scale)
 
 
 class Transformer(nn.Module):
