@@ -156,7 +156,8 @@ class Attention(nn.Module):
         if causal or (mask is not None and q.shape[2] > 1):
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
         else:  # all queries see the same keys: heads that share keys are just more queries, which is faster
-            y = F.scaled_dot_product_attention(q.reshape(len(q), k.shape[1], -1, self.width), k, v, attn_mask=mask).reshape(q.shape)
+            folded = (len(q), k.shape[1], q.shape[1] // k.shape[1] * q.shape[2], self.width)
+            y = F.scaled_dot_product_attention(q.reshape(folded), k, v, attn_mask=mask).reshape(q.shape)
         return self.o_proj(rearrange(y, "b h t d -> b t (h d)"))
 
 
