@@ -44,6 +44,36 @@ class NormedConv(nn.Module):
         self.weight_v.copy_(w)
 
 
+class DepthwiseConv(torch.autograd.Function):
+    """y[n] = bias + Σₖ w[k] · x[n - (K - 1 - k) · dilation], one filter per channel. x [B, C, L], weight [C, K], bias [C, 1].
+
+    On a CPU seven shifted sums in place, without padding, take about a tenth of the library's convolution and its backward.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, dilation):
+        ctx.save_for_backward(x, weight)
+        ctx.shifts = [dilation * k for k in reversed(range(weight.shape[1]))]  # how far each tap looks back
+        y = torch.addcmul(bias, x, weight[:, -1:])
+        for k, shift in enumerate(ctx.shifts[:-1]):
+            y[..., shift:].addcmul_(x[..., : max(0, x.shape[2] - shift)], weight[:, k : k + 1])
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        """grad [B, C, L] → those of x, weight and bias."""
+        x, weight = ctx.saved_tensors
+        dx, product, dweight = grad * weight[:, -1:], torch.empty_like(x), []
+        for k, shift in enumerate(ctx.shifts):
+            kept = max(0, x.shape[2] - shift)
+            late = grad[..., shift:]
+            dweight.append(torch.mul(x[..., :kept], late, out=product[..., :kept]).sum((0, 2)))
+            if shift:
+                dx[..., :kept].addcmul_(late, weight[:, k : k + 1])
+        return dx, torch.stack(dweight, 1), grad.sum((0, 2))[:, None], None
+
+
 class CausalConv(NormedConv):
     """Convolution [B, C_in, L] → [B, C_out, L/stride] that pads 2·⌈stride/2⌉ (strided) or the whole past on the left."""
 
@@ -53,7 +83,13 @@ class CausalConv(NormedConv):
         self.pad = (kernel - 1) * dilation if stride == 1 else 2 * math.ceil(stride / 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv1d(F.pad(x, (self.pad, 0)), self.weight(), self.bias, self.stride, 0, self.dilation, self.groups)
+        weight = self.weight()
+        if weight.shape[2] == 1 and self.groups == 1:
+            matrix = weight[..., 0].expand(len(x), -1, -1)  # a batched product: `@` would fold the batch and turn the layout over
+            return torch.bmm(matrix, x) if self.bias is None else torch.baddbmm(self.bias[:, None], matrix, x)
+        if x.device.type == "cpu" and self.groups == x.shape[1] == weight.shape[0]:
+            return DepthwiseConv.apply(x, weight[:, 0], self.bias[:, None], self.dilation)
+        return F.conv1d(F.pad(x, (self.pad, 0)), weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class CausalTransposedConv(NormedConv):
@@ -67,6 +103,25 @@ class CausalTransposedConv(NormedConv):
         return F.conv_transpose1d(x, self.weight(), self.bias, self.stride)[..., : -self.stride]
 
 
+class SineSquared(torch.autograd.Function):
+    """x + sin²(αx)/α in few passes over memory, with the sine of the slope made anew in backward. x [B, C, L], alpha [1, C, 1]."""
+
+    @staticmethod
+    def forward(ctx, x, alpha):
+        y = (x * alpha).sin_().square_().div_(alpha + 1e-9).add_(x)
+        ctx.save_for_backward(x, alpha, y)  # y costs nothing: the convolution that reads it keeps it too
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        """grad [B, C, L] → those of x and alpha."""
+        x, alpha, y = ctx.saved_tensors
+        slope = (x * (2 * alpha)).sin_()  # dy/dx - 1
+        dalpha = slope.mul(x).add_(x).sub_(y).mul_(grad).sum((0, 2), keepdim=True) / (alpha + 1e-9)
+        return slope.mul_(grad).add_(grad), dalpha
+
+
 class Snake(nn.Module):
     """x + sin²(αx)/α, α learned per channel. x [B, C, L]."""
 
@@ -75,7 +130,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + torch.sin(self.alpha * x).square() / (self.alpha + 1e-9)
+        return SineSquared.apply(x, self.alpha)
 
 
 class ResidualUnit(nn.Module):
