@@ -74,11 +74,13 @@ def sample(
     cfg: float = 2.0,
     sway: float = 1.0,
     zero_star: bool = True,
+    embed: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Euler's walk from noise to a patch of latents.
 
     Args: velocity(y [N, P, D], mu [N, H], t [N], previous [N, P, D]) → [N, P, D], the trained LocDiT;
-        mu [N, H] condition; previous [N, P, D] the patch before; noise [N, P, D], the start.
+        mu [N, H] condition; previous [N, P, D] the patch before; noise [N, P, D], the start; embed, times [steps] →
+        [steps, H]: what velocity is given as t, computed once for all steps (None: the times themselves).
     Returns: [N, P, D]. With zero_star the first step (at least 4 % of the grid) stands still, so 1 step returns the noise.
     Raises ValueError for fewer than 1 step.
     """
@@ -89,12 +91,16 @@ def sample(
     guided = not math.isclose(cfg, 1.0)
     if guided:  # conditional and unconditional side by side in one batch
         mu, previous = torch.cat((mu, torch.zeros_like(mu))), torch.cat((previous, previous))
-    y, t = noise, grid[0]
-    for step in range(1, steps + 1):
-        dt = t - grid[step]  # t is walked, not looked up: LocDiT sees 1000·t, where the last bit counts
-        if step > still:
-            pair = torch.cat((y, y)) if guided else y
-            v = velocity(pair, mu, t.expand(len(pair)), previous)
-            y = y - dt.to(y.dtype) * (guide(*v.chunk(2), cfg, zero_star) if guided else v)
-        t = t - dt
+    walked, lengths, t = [], [], grid[0]
+    for target in grid[1:]:  # t is walked, not looked up: LocDiT sees 1000·t, where the last bit counts
+        walked.append(t)
+        lengths.append(t - target)
+        t = t - lengths[-1]
+    times = torch.stack(walked)  # [steps]
+    times = times[:, None] if embed is None else embed(times)[:, None]  # [steps, 1] or [steps, 1, H]
+    y = noise
+    for t, dt in list(zip(times, torch.stack(lengths).to(y.dtype), strict=True))[still:]:
+        pair = torch.cat((y, y)) if guided else y
+        v = velocity(pair, mu, t.expand(len(pair), *t.shape[1:]), previous)
+        y = y - dt * (guide(*v.chunk(2), cfg, zero_star) if guided else v)
     return y

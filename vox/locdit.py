@@ -53,14 +53,18 @@ class LocDiT(nn.Module):
         self.delta_time_mlp = TimeMLP(config.hidden)
         self.decoder = Transformer(config, causal=False)
 
-    def time(self, t: Tensor, dtype: torch.dtype) -> Tensor:
-        """Times t [N] → [N, H] of `dtype`. The sines are taken in float32: 1000·t has no room in 16 bits."""
+    def time(self, t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Times t [N] → [N, H] of `dtype` (the weights', if None). The sines are taken in float32: 1000·t has no room in 16 bits."""
+        dtype = dtype or self.in_proj.weight.dtype
         now, step = (sinusoid(x.float(), self.config.hidden).to(dtype) for x in (t, torch.zeros_like(t)))
         return self.time_mlp(now) + self.delta_time_mlp(step)
 
     def forward(self, y: Tensor, mu: Tensor, t: Tensor, previous: Tensor | None) -> Tensor:
-        """Noisy latents y [N, P, D], condition mu [N, H], times t [N], previous patch [N, P, D] or None → velocity [N, P, D]"""
-        parts = [(mu + self.time(t, mu.dtype))[:, None]]  # [N, 1, H]
+        """Noisy latents y [N, P, D], condition mu [N, H], previous patch [N, P, D] or None → velocity [N, P, D].
+
+        The times t are [N], or what `time` makes of them, [N, H].
+        """
+        parts = [(mu + (t if t.ndim == 2 else self.time(t, mu.dtype)))[:, None]]  # [N, 1, H]
         if previous is not None:
             parts.append(self.cond_proj(previous))  # [N, P, H]
         x = torch.cat((*parts, self.in_proj(y)), dim=1)  # [N, 1 + P + P, H]

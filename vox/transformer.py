@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from vox.config import RopeConfig, TransformerConfig
 
-
 ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -31,7 +30,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)  # under autocast their formats differ
 
 
 class Linear(nn.Linear):

@@ -113,7 +113,7 @@ class VoxCPM(nn.Module):
         return mu if residual is None else mu + self.res_to_dit_proj(residual)
 
     def velocity(self, y: Tensor, mu: Tensor, t: Tensor, previous: Tensor) -> Tensor:
-        """LocDiT with the previous patch shown or, ablated, hidden: y [N, P, D], mu [N, H_dit], t [N], previous [N, P, D] → [N, P, D]"""
+        """LocDiT, the previous patch shown or, ablated, hidden: y, previous [N, P, D], mu [N, H_dit], t [N] or [N, H_dit] → [N, P, D]"""
         return self.locdit(y, mu, t, previous if self.config.previous_patch else None)
 
     def stop_logits(self, plan: Tensor) -> Tensor:
