@@ -1,10 +1,14 @@
-"""What makes speech fast must not change it: rows padded into one batch, blocks that compute only what is read."""
+"""What makes speech fast must not change it: rows padded into one batch, blocks that compute only what is read, packed weights."""
+
+import copy
 
 import pytest
 import torch
 
-from vox.config import RopeConfig, TransformerConfig
-from vox.transformer import KVCache, Transformer
+from vox import fast, flow
+from vox.config import RopeConfig, TransformerConfig, preset
+from vox.transformer import KVCache, Linear, Transformer
+from vox.voxcpm import VoxCPM
 
 CONFIG = TransformerConfig(layers=3, hidden=64, ffn=96, heads=4, kv_heads=2, mup=True)
 
@@ -53,3 +57,82 @@ def test_reading_less_changes_nothing(rope, read):
     wanted = [x, *stack.parameters()]
     for a, b in zip(torch.autograd.grad(found.square().sum(), wanted), torch.autograd.grad(expected.square().sum(), wanted), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 15, 16, 64])
+def test_few_rows(rows, bias):
+    """Whatever library is chosen."""
+    torch.manual_seed(0)
+    linear, x = Linear(48, 32, bias=bias), torch.randn(1, rows, 48)
+    torch.testing.assert_close(linear(x), torch.nn.functional.linear(x, linear.weight, linear.bias), rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- the whole model
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return VoxCPM(preset("nano")).eval()
+
+
+@torch.no_grad()
+def latents(model):
+    """24 patches, each drawn after the same text and the same true patches: every box takes part. [24, P, D]"""
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(25, model.config.patch, model.config.vae.latent_dim, generator=generator)
+    noise = torch.randn(24, *patches.shape[1:], generator=generator)
+    text = model.tslm.embed(torch.arange(105, 117)[None])
+    past = model.embed(patches[:24].to(model.dtype))[None]
+    x, past = torch.cat((text, past), 1), torch.cat((torch.zeros_like(text), past), 1)
+    plan, residual = model.plan(x, past, torch.arange(36)[None] >= 12)
+    mu = model.condition(plan, residual)[0, 11:35]
+    return flow.sample(model.velocity, mu, patches[:24].to(mu), noise.to(mu), embed=model.locdit.time).float()
+
+
+def snr(found, expected):
+    """Signal-to-noise ratio in dB."""
+    return 10 * torch.log10(expected.square().sum() / (found - expected).square().sum()).item()
+
+
+def test_times_embedded_once(model):
+    """For all steps together, or by each step for itself."""
+    with torch.no_grad():
+        mu, previous, noise = torch.randn(3, model.config.locdit.hidden), *torch.randn(2, 3, 4, 16)
+        once = flow.sample(model.velocity, mu, previous, noise, embed=model.locdit.time)
+        torch.testing.assert_close(once, flow.sample(model.velocity, mu, previous, noise), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, least", [(torch.float32, 90), (torch.bfloat16, 25)], ids=["fp32", "bf16"])
+def test_packed_speech(model, dtype, least):
+    plain = copy.deepcopy(model).to(dtype)
+    expected = latents(plain)
+    assert snr(latents(fast.pack_(plain)), expected) > least
+
+
+def test_quantised_speech(model):
+    found = snr(latents(fast.quantise_(copy.deepcopy(model))), latents(model))
+    print(f"8-bit weights: latents {found:.1f} dB above their error")
+    assert found > 20
+
+
+@pytest.mark.parametrize("pack", [fast.pack_, fast.quantise_])
+def test_packed_models_only_speak(model, pack, tmp_path):
+    packed = pack(copy.deepcopy(model))
+    with pytest.raises(ValueError, match="cannot be trained"):
+        packed.train()
+    with pytest.raises(ValueError, match="cannot be saved"):
+        packed.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(ValueError, match="cannot be moved or converted"):
+        packed.to(torch.bfloat16)
+    packed.to("cpu")
+
+
+def test_only_on_the_cpu():
+    with torch.device("meta"):
+        model = VoxCPM(preset("nano"))
+    with pytest.raises(ValueError, match="only a model on the CPU"):
+        fast.quantise_(model)

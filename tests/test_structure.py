@@ -14,7 +14,7 @@ FLOORS = [  # a module imports only from floors below its own
     {"transformer", "fsq", "flow", "batch", "espeak", "phrases", "layout", "state", "vae_stream"},
     {"vae", "vae_loss", "locenc", "tslm", "ralm", "locdit", "prompts", "loop"},
     {"generate"},
-    {"voxcpm", "feed", "learner"},
+    {"voxcpm", "fast", "feed", "learner"},
     {"corpus", "train", "official", "judge", "metrics"},
     {"lab"},
     {"plots", "widgets", "exercises", "check"},

@@ -1,0 +1,100 @@
+"""Faster speech on the CPU: the weights of a loaded model, laid out for the processor or rounded to 8 bits.
+
+One patch reads nearly every weight once (LocDiT's, once per step of the flow), for a handful of rows: speech is as fast
+as memory delivers weights. So either they come in the order in which the processor wants them, or there are fewer bytes.
+
+Notable choices
+- both functions change the model in place, for speaking only: it can be neither trained nor saved afterwards;
+- 8 bits: one scale per output channel for the weights, fixed, and one per call for the activations, which are rounded on the
+  fly (dynamic quantisation). Of torch's three routes this is the fastest and needs nothing but torch: the weight-only
+  `_weight_int8pack_mm` took 3 (1 row) to 6 times (80 rows) as long, the oneDNN operators refuse single rows on some processors;
+- what is small or delicate stays in float32: D-channel projections, time embeddings, FSQ, stop head, norms;
+- the scale of activations is shared by all rows of a call: in 8 bits a sentence depends a little on its batch.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class SpeakingLinear(nn.Module):
+    """A linear layer whose weight is held in a processor's format: x [..., in] → [..., out]. It has no parameters."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Raises ValueError when asked to train."""
+        if mode:
+            raise ValueError("the weights of this model were packed for speaking and cannot be trained: load the model again")
+        return super().train(mode)
+
+    def _save_to_state_dict(self, *args):
+        raise ValueError("the weights of this model were packed for speaking and cannot be saved: save it before, or load it again")
+
+    def _apply(self, fn, recurse=True):
+        probe = torch.empty(0, dtype=self.dtype)
+        moved = fn(probe)
+        if (moved.device, moved.dtype) != (probe.device, probe.dtype):
+            raise ValueError("the weights of this model were packed for this CPU and cannot be moved or converted: load the model again")
+        return self
+
+
+class PackedLinear(SpeakingLinear):
+    """The same weight in oneDNN's blocks, as float32 or bfloat16."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.dtype, self.bias = linear.weight.dtype, None if linear.bias is None else linear.bias.detach()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 16)  # 16: about as many rows at a time
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] → [..., out]"""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+class Int8Linear(SpeakingLinear):
+    """The weight rounded to 255 levels per output channel; activations are rounded as they come."""
+
+    dtype = torch.float32
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(1).clamp(min=1e-8).double() / 127  # [out]
+        rounded = torch.quantize_per_channel(weight, scale, torch.zeros(len(scale), dtype=torch.long), 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(rounded, None if linear.bias is None else linear.bias.detach().float())
+        self.seven_bits = torch.backends.quantized.engine in ("fbgemm", "x86") and not torch.cpu._is_vnni_supported()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] → [..., out], float32. Without VNNI, sums of 8-bit products could overflow: activations get 7 bits there."""
+        return torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
+
+
+def _replace(model, kind):
+    if model.device.type != "cpu":
+        raise ValueError(f"only a model on the CPU can be packed, and this one is on {model.device}: load it with device='cpu'")
+    model.eval().requires_grad_(False)
+    stacks = [model.tslm, model.ralm, model.locenc.encoder, model.locdit.decoder]
+    parents = [module for stack in stacks if stack is not None for module in stack.layers.modules()]
+    for parent in (model, *parents):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Linear) and name != "stop_head":
+                setattr(parent, name, kind(child))
+    return model
+
+
+def pack_(model):
+    """Lay the weights of a VoxCPM out for this CPU, in their own number format: the same speech, up to the order of sums.
+
+    Worth it in bfloat16. Returns the model. Raises ValueError for a model on another device or a torch without oneDNN.
+    """
+    if not torch.backends.mkldnn.is_available():
+        raise ValueError("this torch was built without oneDNN and cannot pack weights: use a build from pytorch.org")
+    return _replace(model, PackedLinear)
+
+
+def quantise_(model):
+    """Round the weights of a VoxCPM to 8 bits, the rest to float32: a quarter of the memory to read, slightly other speech.
+
+    Returns the model. Raises ValueError for a model on another device or a torch without 8-bit kernels.
+    """
+    if torch.backends.quantized.engine == "none":
+        raise ValueError("this torch has no 8-bit kernels for this processor: speak in bfloat16")
+    return _replace(model.float(), Int8Linear)
