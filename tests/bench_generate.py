@@ -33,9 +33,15 @@ TEXT = "five hundred and nine"
 CONFIG = preset("voxcpm-0.5b")
 
 
-def official_model(tokenizer, dtype):
+def a_tokenizer():
+    """The small tokenizer of the parity tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        return LlamaTokenizerFast.from_pretrained(reference.save_tokenizer(folder))
+
+
+def official_model(tokenizer, dtype, config=CONFIG):
     """The official model with random weights of `dtype`, its VAE in float32, that never stops by itself."""
-    tree = layout.released_config(CONFIG, dtype) | {"device": "cpu"}
+    tree = layout.released_config(config, dtype) | {"device": "cpu"}
     del tree["vox"]
     parsed = reference.VoxCPMConfig.model_validate(tree)
     torch.manual_seed(0)
@@ -47,13 +53,13 @@ def official_model(tokenizer, dtype):
     return model
 
 
-def our_model(official) -> VoxCPM:
-    """Ours, on the very weights of the official model."""
+def our_model(official, config=CONFIG, share=True) -> VoxCPM:
+    """Ours, on the very weights of the official model, or on a copy."""
     weights = {layout.our_name(name): tensor for name, tensor in reference.main_weights(official).items()}
     weights |= {f"vae.{name}": tensor for name, tensor in official.audio_vae.state_dict().items()}
     with torch.device("meta"):
-        model = VoxCPM(CONFIG)
-    model.load_state_dict(weights, assign=True)
+        model = VoxCPM(config)
+    model.load_state_dict(weights if share else {name: tensor.clone() for name, tensor in weights.items()}, assign=True)
     return model.eval()
 
 
@@ -97,9 +103,7 @@ def compare(name, tokenizer):
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = LlamaTokenizerFast.from_pretrained(reference.save_tokenizer(folder))
-    results = {}
+    results, tokenizer = {}, a_tokenizer()
     print(f"{'':6}{'official':>10}{'ours':>10}{'ratio':>8}{'RTF':>8}{'VAE':>8}{f'batch {BATCH}':>10}{'gain':>8}   ms per patch")
     for name in sys.argv[1:] or ("fp32", "bf16", "packed", "int8"):
         r = results[name] = compare(name, tokenizer)
