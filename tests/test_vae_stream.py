@@ -25,13 +25,13 @@ CONFIGS = {
 
 
 def make(name: str, seed: int = 0) -> AudioVAE:
-    """A random VAE in which no bias, gain or α has its initial value."""
+    """A random VAE in which no bias, gain or α has its initial value, and calm: sines of large numbers would blow rounding up."""
     torch.manual_seed(seed)
     vae = AudioVAE(CONFIGS[name])
     with torch.no_grad():
         for key, weight in vae.named_parameters():
             if key.endswith(("alpha", "weight_g")):
-                weight.mul_(0.6 + 0.8 * torch.rand_like(weight))
+                weight.mul_(0.5 + 0.6 * torch.rand_like(weight))
             elif key.endswith("bias"):
                 weight.copy_(0.4 * torch.rand_like(weight) - 0.2)
     return vae
@@ -62,7 +62,9 @@ def constant_noise(monkeypatch):
 def test_chunks_join_to_the_whole(name, sizes, constant_noise):
     vae = make(name)
     z = torch.rand(3, vae.config.latent_dim, 9) - 0.5
-    assert difference(in_chunks(DecoderStream(vae, 3), z, sizes), decode(vae, z)) <= 1e-5
+    wav = in_chunks(DecoderStream(vae, 3), z, sizes)
+    assert difference(wav, decode(vae, z)) <= 1e-5
+    assert difference(wav, DecoderStream(vae, 3)(z)) <= 1e-6
     vae, z = vae.double(), z.double()  # where rounding hides nothing; what is left is the 1e-9 that Snake adds to α
     assert difference(in_chunks(DecoderStream(vae, 3), z, sizes), decode(vae, z)) <= 1e-7
 
