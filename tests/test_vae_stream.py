@@ -51,17 +51,12 @@ def in_chunks(stream, z, sizes):
     return torch.cat([stream(chunk) for chunk in z.split(sizes, 2)], 2)
 
 
-@pytest.fixture
-def constant_noise(monkeypatch):
-    """ε drawn as 0.7 everywhere, so that chunks need not draw in the order of the whole."""
-    monkeypatch.setattr(torch, "randn", lambda shape, **options: torch.full(shape, 0.7, **options))
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("sizes", [[1] * 9, [2, 2, 2, 2, 1], [9], [1, 7, 1], [5, 4]], ids=str)
-def test_chunks_join_to_the_whole(name, sizes, constant_noise):
+def test_chunks_join_to_the_whole(name, sizes, monkeypatch):
     vae = make(name)
     z = torch.rand(3, vae.config.latent_dim, 9) - 0.5
+    monkeypatch.setattr(torch, "randn", lambda shape, **options: torch.full(shape, 0.7, **options))  # chunks draw in another order
     wav = in_chunks(DecoderStream(vae, 3), z, sizes)
     assert difference(wav, decode(vae, z)) <= 1e-5
     assert difference(wav, DecoderStream(vae, 3)(z)) <= 1e-6
