@@ -287,7 +287,9 @@ def _tiny() -> Config:
         fsq=FSQConfig(dim=64),
         max_length=1024,
         train=TrainConfig(steps=20000, batch=32, lr=1e-3, lr_end=5e-5, warmup=500, decay=5000, checkpoint=500),
-        vae_train=VAETrainConfig(steps=20000, batch=16, warmup=500, decay=5000, adversarial_from=10000, ema=0.999, checkpoint=500),
+        vae_train=VAETrainConfig(
+            steps=16000, lr=2e-3, warmup=200, decay=5000, betas=(0.8, 0.95), clip=10.0, ema=0.999, checkpoint=250
+        ),  # at twice this rate the first hundred steps jump up and down
     )
 
 
