@@ -288,7 +288,7 @@ def _tiny() -> Config:
         max_length=1024,
         train=TrainConfig(steps=20000, batch=32, lr=1e-3, lr_end=5e-5, warmup=500, decay=5000, checkpoint=500),
         vae_train=VAETrainConfig(
-            steps=16000, lr=2e-3, warmup=200, decay=5000, betas=(0.8, 0.95), clip=10.0, ema=0.999, checkpoint=250
+            steps=8000, lr=2e-3, warmup=200, decay=3000, betas=(0.8, 0.95), clip=10.0, ema=0.999, kl=5e-3, checkpoint=250
         ),  # at twice this rate the first hundred steps jump up and down
     )
 

@@ -82,7 +82,8 @@ def draw_patches(
         plan, residual = plan[:, -1], None if residual is None else residual[:, -1]  # [B, H]
         mu = model.condition(plan, residual)  # [B, H_dit]
         noise = torch.stack([torch.randn(1, *shape, generator=line.generator)[0].mT for line in lines]) * temperature
-        patch = flow.sample(model.velocity, mu, previous, noise.to(previous), steps, cfg, sway, zero_star)  # [B, P, D]
+        walk = dict(steps=steps, cfg=cfg, sway=sway, zero_star=zero_star, embed=model.locdit.time)
+        patch = flow.sample(model.velocity, mu, previous, noise.to(previous), **walk)  # [B, P, D]
         for line, drawn, stop in zip(lines, patch, model.stop_logits(plan).float().softmax(-1)[:, 1].tolist(), strict=True):
             line.patches.append(drawn)
             line.stop.append(stop)
