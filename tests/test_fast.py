@@ -67,6 +67,8 @@ def test_few_rows(rows, bias):
     torch.manual_seed(0)
     linear, x = Linear(48, 32, bias=bias), torch.randn(1, rows, 48)
     torch.testing.assert_close(linear(x), torch.nn.functional.linear(x, linear.weight, linear.bias), rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x).dtype == torch.bfloat16
 
 
 # ------------------------------------------------------------------------------------------------- the whole model

@@ -37,7 +37,8 @@ class Linear(nn.Linear):
     """nn.Linear, by whichever of torch's two CPU libraries is faster for few rows in float32. x [..., in] → [..., out]"""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled() and ONEDNN:
+        plain = not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+        if ONEDNN and plain and x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32:
             rows = x.numel() // x.shape[-1]
             if 2 <= rows < 16 or rows >= 64:  # in between oneDNN is several times slower than MKL, else up to twice as fast
                 return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
