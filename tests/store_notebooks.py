@@ -13,6 +13,17 @@ import papermill
 from vox.files import replacing
 
 
+def joined(outputs):
+    """Text that was printed piece by piece as one output: how it was cut is a matter of the clock."""
+    whole = []
+    for output in outputs:
+        if whole and output.output_type == whole[-1].output_type == "stream" and output.name == whole[-1].name:
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
+
+
 def clean(notebook):
     """Keep what teaches: no progress bars, no widget state, no timing, no injected parameters."""
     notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
@@ -26,7 +37,7 @@ def clean(notebook):
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = joined(output for output in cell.outputs if output.get("name") != "stderr")
             for output in cell.outputs:
                 output.get("metadata", {}).clear()
                 if output.output_type == "execute_result":

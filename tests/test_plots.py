@@ -49,6 +49,8 @@ FIGURES = {
     "waveform": (lambda: plots.waveform(Speech(sine(440), RATE, "nine 九")), 2.0),
     "sheet": (lambda: plots.sheet([("four hundred and twelve", sine(440), RATE), ("四百一十二", sine(220, 0.3, 44100), 44100)]), 3.3),
     "learning_curves": (lambda: plots.learning_curves(history(), title="first words 初"), 2.5),
+    "lines": (lambda: plots.lines([1, 2, 4], {"with": [1, 1, 1.0], "without 无": [1, 2, 4.0]}, "positions", "ms", log="xy"), 2.6),
+    "stacked": (lambda: plots.stacked({"float32": {"TSLM": 2.0, "VAE": 1.0}}, "ms"), 1.35),
 }
 
 
@@ -254,3 +256,22 @@ def test_the_stop_curve_shows_each_patch_at_its_end():
     assert list(probability) == [0.1, 0.2, 0.9] and list(seconds) == pytest.approx([0.16, 0.32, 0.48])
     with pytest.raises(ValueError, match="not a single patch"):
         plots.stop_curve([], 0.16)
+
+
+def test_lines_share_an_axis_that_starts_at_nothing():
+    axes = plots.lines([1, 2, 4], {"with": [5, 5, 5], "without": [5, 6, 9]}, "positions", "ms", log="x").axes[0]
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[5, 5, 5], [5, 6, 9]]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "4"] and axes.get_ylim()[0] == 0
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["with", "without"]
+    assert plots.lines([1, 2], {"only": [1, 2]}, "x", "y").axes[0].get_legend() is None
+    for x, series in (([], {}), ([1], {}), ([1, 2], {"short": [1]})):
+        with pytest.raises(ValueError, match="no lines to draw"):
+            plots.lines(x, series, "x", "y")
+
+
+def test_stacked_parts_stand_behind_each_other():
+    axes = plots.stacked({"float32": {"TSLM": 2.0, "VAE": 1.0}, "int8": {"VAE": 4.0}}, "ms").axes[0]
+    bars = [[(bar.get_x(), bar.get_width()) for bar in part] for part in axes.containers]
+    assert bars == [[(0, 2), (0, 0)], [(2, 1), (0, 4)]]  # TSLM, then VAE, in both rows
+    with pytest.raises(ValueError, match="no bars to draw"):
+        plots.stacked({"float32": {}}, "ms")

@@ -21,3 +21,13 @@ def test_traces_of_a_run_are_removed():
     assert [cell.source for cell in notebook.cells] == ["# One", "a = 1", "a"]
     assert [output.output_type for output in notebook.cells[2].outputs] == ["execute_result"]
     assert notebook.cells[2].outputs[0].execution_count == 2
+
+
+def test_printed_text_is_one_output():
+    v4 = nbformat.v4
+    printed = [v4.new_output("stream", name=name, text=text) for name, text in (("stdout", "a\n"), ("stderr", "bar"), ("stdout", "b\n"))]
+    picture = v4.new_output("display_data", data={"text/plain": "picture"})
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+    cell = v4.new_code_cell("a", outputs=[*printed, picture, v4.new_output("stream", name="stdout", text="c\n")])
+    outputs = clean(v4.new_notebook(cells=[cell], metadata=metadata)).cells[0].outputs
+    assert [output.get("text") for output in outputs] == ["a\nb\n", None, "c\n"]

@@ -1,4 +1,4 @@
-"""Figures in one style: spectrogram, waveform, a sheet of spectrograms, learning curves; `save` writes a PNG and its data.
+"""Figures in one style: spectrogram, waveform, a sheet of spectrograms, learning curves, measurements; `save` writes a PNG and its data.
 
 Every function returns a matplotlib Figure of its own, which shows itself in Jupyter: no pyplot, so nothing is left open and
 nothing in the reader's session changes. Pictures have an off-white ground and dark ink, so they read the same on a light and a
@@ -12,6 +12,7 @@ Notable choices
 
 import functools
 import io
+import itertools
 import math
 import unicodedata
 from pathlib import Path
@@ -251,6 +252,58 @@ def stop_curve(probabilities: list[float], patch_seconds: float, title: str | No
     ax.set(ylim=(-0.05, 1.05), xlabel="seconds", ylabel="P(last patch)")
     if title:
         _title(ax, title)
+    return figure
+
+
+# ---- measurements ----------------------------------------------------------------------------------------------------
+
+
+@styled
+def lines(x: list, series: dict[str, list], xlabel: str, ylabel: str, log: str = "") -> Figure:
+    """Named series over one axis; up to 30 points are marked. `log` names the axes that are logarithmic: "x", "y" or "xy".
+
+    Few values of x, or those of a logarithmic axis, are its marks. Raises ValueError where there is nothing to draw or a length differs.
+    """
+    if not len(x) or not series or any(len(values) != len(x) for values in series.values()):
+        raise ValueError("no lines to draw: x and every series must have the same length, at least 1")
+    figure, axes = _figure(2.6)
+    ax = axes.flat[0]
+    for name, values in series.items():
+        ax.plot(x, values, linewidth=1.6 if len(x) <= 1000 else 0.8, marker="." if len(x) <= 30 else "", label=drawable(name))
+    if "x" in log:
+        ax.set_xscale("log")
+    if "x" in log or len(x) <= 12:
+        ax.set_xticks(x, [f"{value:g}" for value in x])
+        ax.xaxis.minorticks_off()
+    if "y" in log:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))  # costs and errors are seen whole
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(True, linewidth=0.6)
+    if len(series) > 1:
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+@styled
+def stacked(rows: dict[str, dict[str, float]], xlabel: str) -> Figure:
+    """One horizontal bar for each row, made of its named parts {row: {part: value}}. A row may lack a part.
+
+    Raises ValueError if there is no part at all.
+    """
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    if not parts:
+        raise ValueError("no bars to draw: rows must be {row: {part: value}} with at least one part")
+    figure, axes = _figure(0.9 + 0.45 * len(rows))
+    ax, names, left = axes.flat[0], [drawable(name) for name in rows], np.zeros(len(rows))
+    for part, colour in zip(parts, itertools.cycle(COLOURS)):  # noqa: B905  (an endless cycle)
+        values = np.array([row.get(part, 0.0) for row in rows.values()])
+        ax.barh(names, values, left=left, color=colour, label=drawable(part))
+        left = left + values
+    ax.invert_yaxis()
+    ax.set(xlabel=xlabel)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
