@@ -54,6 +54,6 @@ endef
 
 .venv/test.done: .venv/lab.done
 	$(prepare)
-	$(BIN)/pip install -c constraints.txt -e '.[lab,test,parity]'
+	$(BIN)/pip install -c constraints.txt -e '.[lab,test,parity,metrics,community]'
 	$(BIN)/pip install -c constraints.txt --no-deps voxcpm
 	@touch .venv/lab.done $@

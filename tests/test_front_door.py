@@ -120,7 +120,7 @@ def test_make_run_is_the_main_job(clone):
 def test_make_test_adds_the_test_packages_and_runs_everything(clone):
     clone("run")
     status, calls, _ = clone("test")
-    assert status == 0 and "pip install -c constraints.txt -e .[lab,test,parity]" in calls
+    assert status == 0 and "pip install -c constraints.txt -e .[lab,test,parity,metrics,community]" in calls
     assert "pip install -c constraints.txt --no-deps voxcpm" in calls and "ruff check ." in calls
     assert calls[-1].startswith("python -m pytest") and calls[-1].endswith("--nbval-lax --nbval-current-env tests notebooks")
     assert "venv --clear" not in calls  # it builds on what `make run` installed

@@ -158,6 +158,9 @@ def halves(features: vae_loss.Features) -> tuple[vae_loss.Features, vae_loss.Fea
     return [[real for real, _ in maps] for maps in pairs], [[fake for _, fake in maps] for maps in pairs]
 
 
+JOBS = {TrainConfig: SpeechJob, VAETrainConfig: VAEJob}  # which training a config is for; `vox.judge_train` adds its own
+
+
 # ---- the run ---------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +181,7 @@ def fit(model, data, config: TrainConfig | VAETrainConfig, out, resume: bool = T
     is finished and a checkpoint written before KeyboardInterrupt goes on; a second Ctrl-C does not wait.
     """
     accelerator, out = Accelerator(), Path(out)
-    job_class = VAEJob if isinstance(config, VAETrainConfig) else SpeechJob
+    job_class = JOBS[type(config)]
     if isinstance(data, list) and data and isinstance(data[0], Item) != (job_class is SpeechJob):
         raise ValueError(f"{type(model).__name__} does not train on a list of {type(data[0]).__name__}: help(vox.train.fit) says on what")
     if config.batch < accelerator.num_processes:
@@ -189,7 +192,7 @@ def fit(model, data, config: TrainConfig | VAETrainConfig, out, resume: bool = T
         "config": without(to_dict(config), "checkpoint"),
         "model": without(to_dict(model.config), "train", "vae_train"),
         "data": fingerprint,
-        "vae": None if isinstance(data, list) or job_class is VAEJob else state.tensor_hash(model.vae.state_dict()),
+        "vae": None if isinstance(data, list) or job_class is not SpeechJob else state.tensor_hash(model.vae.state_dict()),
     }
     if not resume and accelerator.is_main_process:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
