@@ -14,6 +14,9 @@ Notable choices
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vox.transformer import Attention, SwiGLU
 
 
 class SpeakingLinear(nn.Module):
@@ -37,12 +40,12 @@ class SpeakingLinear(nn.Module):
 
 
 class PackedLinear(SpeakingLinear):
-    """The same weight in oneDNN's blocks, as float32 or bfloat16."""
+    """The same weight [out, in] in oneDNN's blocks, as float32 or bfloat16; bias [out] or None."""
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        self.dtype, self.bias = linear.weight.dtype, None if linear.bias is None else linear.bias.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 16)  # 16: about as many rows at a time
+        self.dtype, self.bias = weight.dtype, bias
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 64)  # blocks for 64 rows are good for any number of them
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] → [..., out]"""
@@ -50,16 +53,15 @@ class PackedLinear(SpeakingLinear):
 
 
 class Int8Linear(SpeakingLinear):
-    """The weight rounded to 255 levels per output channel; activations are rounded as they come."""
+    """The weight [out, in] rounded to 255 levels per output channel, bias [out] or None; activations are rounded as they come."""
 
     dtype = torch.float32
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        weight = linear.weight.detach().float()
         scale = weight.abs().amax(1).clamp(min=1e-8).double() / 127  # [out]
         rounded = torch.quantize_per_channel(weight, scale, torch.zeros(len(scale), dtype=torch.long), 0, torch.qint8)
-        self.packed = torch.ops.quantized.linear_prepack(rounded, None if linear.bias is None else linear.bias.detach().float())
+        self.packed = torch.ops.quantized.linear_prepack(rounded, bias)
         self.seven_bits = torch.backends.quantized.engine in ("fbgemm", "x86") and not torch.cpu._is_vnni_supported()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,16 +69,51 @@ class Int8Linear(SpeakingLinear):
         return torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
 
 
+def _layer(kind, *linears: nn.Linear) -> SpeakingLinear:
+    """One layer of `kind` that does what linears with equal inputs and no biases do, side by side; or what a single one does."""
+    bias = linears[0].bias
+    return kind(torch.cat([linear.weight.detach() for linear in linears]), None if bias is None else bias.detach())
+
+
+class FusedAttention(Attention):
+    """Attention that reads its queries, keys and values off one product."""
+
+    def __init__(self, attention: Attention, kind):
+        nn.Module.__init__(self)
+        self.width, self.shared = attention.width, attention.k_proj.out_features
+        self.qkv_proj = _layer(kind, attention.q_proj, attention.k_proj, attention.v_proj)
+        self.o_proj = _layer(kind, attention.o_proj)
+
+    def project(self, x: Tensor, read: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, H] → queries [B, R, heads · width], keys and values [B, T, kv_heads · width]"""
+        qkv = self.qkv_proj(x)
+        q, k, v = qkv.tensor_split((qkv.shape[-1] - 2 * self.shared, qkv.shape[-1] - self.shared), dim=-1)
+        return q[:, read], k, v
+
+
+class FusedSwiGLU(nn.Module):
+    """SwiGLU that reads its gate and what passes it off one product."""
+
+    def __init__(self, mlp: SwiGLU, kind):
+        super().__init__()
+        self.gate_up_proj, self.down_proj = _layer(kind, mlp.gate_proj, mlp.up_proj), _layer(kind, mlp.down_proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, H] → [B, T, H]"""
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
 def _replace(model, kind):
     if model.device.type != "cpu":
         raise ValueError(f"only a model on the CPU can be packed, and this one is on {model.device}: load it with device='cpu'")
     model.eval().requires_grad_(False)
-    stacks = [model.tslm, model.ralm, model.locenc.encoder, model.locdit.decoder]
-    parents = [module for stack in stacks if stack is not None for module in stack.layers.modules()]
-    for parent in (model, *parents):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Linear) and name != "stop_head":
-                setattr(parent, name, kind(child))
+    for stack in (model.tslm, model.ralm, model.locenc.encoder, model.locdit.decoder):
+        for block in stack.layers if stack is not None else ():
+            block.self_attn, block.mlp = FusedAttention(block.self_attn, kind), FusedSwiGLU(block.mlp, kind)
+    for name, child in model.named_children():
+        if isinstance(child, nn.Linear) and name != "stop_head":
+            setattr(model, name, _layer(kind, child))
     return model
 
 

@@ -144,10 +144,12 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.hidden, shared, bias=False)
         self.o_proj = Linear(inner, config.hidden, bias=False)
 
+    def project(self, x: Tensor, read: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, H] → queries [B, R, heads · width], keys and values [B, T, kv_heads · width]"""
+        return self.q_proj(x[:, read]), self.k_proj(x), self.v_proj(x)
+
     def forward(self, x: Tensor, rope, mask: Tensor | None, causal: bool, extend=None, read=slice(None)) -> Tensor:
-        split = "b t (h d) -> b h t d"
-        q = rearrange(self.q_proj(x[:, read]), split, d=self.width)
-        k, v = (rearrange(proj(x), split, d=self.width) for proj in (self.k_proj, self.v_proj))
+        q, k, v = (rearrange(part, "b t (h d) -> b h t d", d=self.width) for part in self.project(x, read))
         if rope is not None:
             cos, sin = rope
             q, k = rotate(q, cos[read], sin[read]), rotate(k, cos, sin)
