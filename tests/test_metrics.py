@@ -210,15 +210,6 @@ def test_a_missing_package_is_named_with_its_remedy():
         metrics.need("no_such_package", metrics.METRICS)
 
 
-def test_pocketsphinx(voice):
-    """It hears some of the words, and more of them than in noise."""
-    pytest.importorskip("pocketsphinx")
-    text, words = "four hundred and twelve", ["four", "hundred", "and", "twelve", "nine"]
-    assert metrics.third_party([voice], [text], words).value <= 0.5
-    with pytest.raises(ValueError, match="xyzzy"):
-        metrics.third_party([voice], [text], ["xyzzy"])
-
-
 # -------------------------------------------------------------------------------------------------------------- evaluate
 
 

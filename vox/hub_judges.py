@@ -1,8 +1,9 @@
-"""The community's judges, where the Hugging Face hub can be reached: the protocol of Seed-TTS-eval (paper §4.2).
+"""Judges that others trained: those of Seed-TTS-eval (paper §4.2), where the Hugging Face hub can be reached, and pocketsphinx.
 
     WER of English     Whisper large-v3        through `transformers` (the extra "community")
     CER of Mandarin    Paraformer              through `funasr` (pip install funasr)
     SIM                WavLM x-vectors         through `transformers`
+    WER of English     pocketsphinx            brings its model along (the extra "metrics"); knows only the words it is told
 
 Notable choices
 - they have the face of `vox.judge.Judges`, so `vox.metrics.evaluate` takes them as they are; a pair is for one language, because
@@ -11,11 +12,14 @@ Notable choices
   published one of the same family, so SIM compares models judged here, and not with figures from papers.
 """
 
+from collections import defaultdict
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vox.metrics import SAMPLE_RATE, need
+from vox.metrics import METRICS, SAMPLE_RATE, need, units
 
 COMMUNITY = "-e '.[community]' in the repository"  # what pip is to install
 LANGUAGES = {"en-us": "english", "cmn": "chinese"}
@@ -62,6 +66,50 @@ class WavLM:
         """The voice of a recording [N] at 16 kHz: a unit vector [E]."""
         heard = self.listen(wav.cpu().numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt").to(self.model.device)
         return F.normalize(self.model(**heard).embeddings[0], dim=0).cpu()
+
+
+class Sphinx:
+    """pocketsphinx as a recogniser of English that expects words to follow one another as they do in some of `texts`.
+
+    It errs on many true recordings of a synthesiser, so compare it with itself: speech against true recordings of the same texts.
+    Raises ValueError for words its dictionary lacks, ModuleNotFoundError without the extra "metrics".
+    """
+
+    def __init__(self, texts: list[str]):
+        self.decoder = need("pocketsphinx", METRICS).Decoder(lm=None, samprate=SAMPLE_RATE, loglevel="FATAL")
+        words = sorted({word for text in texts for word in units(text).split()})
+        unknown = [word for word in words if self.decoder.lookup_word(word) is None]
+        if unknown:
+            raise ValueError(f"pocketsphinx knows no {', '.join(unknown)}: leave out the texts with them")
+        self.decoder.add_fsg("texts", self.decoder.create_fsg("texts", 0, 1, transitions(texts)))
+        self.decoder.activate_search("texts")
+
+    def __call__(self, wavs: list[Tensor]) -> list[str]:
+        """What recordings [N] at 16 kHz say, as far as the grammar allows."""
+        heard = []
+        for wav in wavs:
+            self.decoder.start_utt()
+            self.decoder.process_raw((wav.cpu() * 32767).clamp(-32768, 32767).short().numpy().tobytes(), full_utt=True)
+            self.decoder.end_utt()
+            heard.append(self.decoder.hyp().hypstr if self.decoder.hyp() else "")
+        return heard
+
+
+def transitions(texts: list[str]) -> list[tuple]:
+    """What may follow what, as arcs of a finite-state grammar: (from, to, probability, word or nothing).
+
+    State 0 is the start, 1 the end, and each word has the state behind it. What may come next is equally likely.
+    """
+    follow = defaultdict(set)
+    for text in texts:
+        for word, after in pairwise(["", *units(text).split(), ""]):  # "" is the start and the end
+            follow[word].add(after)
+    state = {word: number for number, word in enumerate(sorted(follow.keys() - {""}), 2)}
+    arcs = []
+    for word, nexts in follow.items():
+        start, chance = state.get(word, 0), 1 / len(nexts)
+        arcs += [(start, state[after], chance, after) if after else (start, 1, chance) for after in sorted(nexts)]
+    return arcs
 
 
 class HubJudges:

@@ -223,28 +223,6 @@ def _pesq(measures, wav, reference):
         return None
 
 
-def third_party(wavs: list[Tensor], texts: list[str], words: list[str], seed: int = 0) -> Figure:
-    """WER of English recordings [N] at 16 kHz by pocketsphinx, a recogniser nobody here trained, which expects any of `words` in any order.
-
-    It errs on many true recordings of a synthesiser, so compare it with itself: speech against the true recordings of the same texts.
-    Raises ValueError for words its dictionary lacks, ModuleNotFoundError without the extra "metrics".
-    """
-    sphinx = need("pocketsphinx", METRICS)
-    decoder = sphinx.Decoder(lm=None, samprate=SAMPLE_RATE, loglevel="FATAL")
-    unknown = [word for word in sorted(set(words)) if decoder.lookup_word(word) is None]
-    if unknown:
-        raise ValueError(f"pocketsphinx knows no {', '.join(unknown)}: leave out the texts with them")
-    decoder.add_jsgf_string("words", f"#JSGF V1.0; grammar words; public <text> = ({' | '.join(sorted(set(words)))})+;")
-    decoder.activate_search("words")
-    heard = []
-    for wav in wavs:
-        decoder.start_utt()
-        decoder.process_raw((wav.cpu() * 32767).clamp(-32768, 32767).short().numpy().tobytes(), full_utt=True)
-        decoder.end_utt()
-        heard.append(decoder.hyp().hypstr if decoder.hyp() else "")
-    return error_rate(texts, heard, seed)
-
-
 # ---- a model on held-out texts -----------------------------------------------------------------------------------------
 
 
