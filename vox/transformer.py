@@ -30,7 +30,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)  # under autocast their formats differ
+        mean_square = x.float().square().mean(-1, keepdim=True)
+        return (x * torch.rsqrt(mean_square + self.eps)).to(x.dtype) * self.weight
 
 
 class Linear(nn.Linear):
