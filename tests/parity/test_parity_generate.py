@@ -2,13 +2,17 @@
 
 import contextlib
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torchaudio
 from reference import WatchFSQ, close
+from test_parity_layout import official_load
 
 from vox import generate
+from vox.config import preset
+from vox.voxcpm import VoxCPM
 
 # (config, seed of the stop head, patches with a prompt of 0, 1 and 5 patches): chosen so that the stop head ends speech somewhere
 # between the least and the most. With a random head it may never fire, and then "equally long" would mean nothing.
@@ -113,3 +117,21 @@ def test_speech_with_a_prompt(pair, name, stop, extra, monkeypatch):
     speech = both.ours.generate("one 你好", wav, "the ", seed=5, attempts=1)
     assert speech.stats["patches"] * samples == len(speech.wav), "only new speech"
     close(speech.wav, expected, what=f"speech {name}, with a prompt")
+
+
+@pytest.mark.parametrize("text", ["one hundred and two", "一百零二"])
+def test_our_export_speaks_there(tmp_path, text):
+    """A model that was never released, saved by us with its own tokenizer and read by the official package: the same speech."""
+    torch.manual_seed(4)
+    ours = VoxCPM(preset("nano")).eval()
+    weight = torch.randn(192)
+    ours.stop_head.weight.data.copy_(torch.stack((-weight, weight)))
+    ours.save(tmp_path)
+    both = SimpleNamespace(ours=ours, official=official_load(tmp_path))
+    torch.manual_seed(5)
+    with WatchFSQ(both.official.fsq_layer) as watch, quiet():
+        expected = both.official.generate(text, max_len=12)[0]
+    watch.inputs = [hidden for hidden in watch.inputs if hidden.ndim == 2]
+    watch.check()
+    speech = ours.generate(text, seed=5, attempts=1, max_seconds=12 * ours.config.patch_seconds())
+    close(speech.wav, expected, bound=1e-4, what="speech of an exported nano")  # a fresh VAE is loud and amplifies rounding
