@@ -91,7 +91,7 @@ def latents(model):
     x, past = torch.cat((text, past), 1), torch.cat((torch.zeros_like(text), past), 1)
     plan, residual = model.plan(x, past, torch.arange(36)[None] >= 12)
     mu = model.condition(plan, residual)[0, 11:35]
-    return flow.sample(model.velocity, mu, patches[:24].to(mu), noise.to(mu), embed=model.locdit.time).float()
+    return flow.sample(model.velocity, mu, patches[:24].to(mu), noise.to(mu), way=flow.route(10, embed=model.locdit.time)).float()
 
 
 def snr(found, expected):
@@ -103,7 +103,7 @@ def test_times_embedded_once(model):
     """For all steps together, or by each step for itself."""
     with torch.no_grad():
         mu, previous, noise = torch.randn(3, model.config.locdit.hidden), *torch.randn(2, 3, 4, 16)
-        once = flow.sample(model.velocity, mu, previous, noise, embed=model.locdit.time)
+        once = flow.sample(model.velocity, mu, previous, noise, way=flow.route(10, embed=model.locdit.time))
         torch.testing.assert_close(once, flow.sample(model.velocity, mu, previous, noise), rtol=0, atol=1e-5)
 
 

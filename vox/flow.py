@@ -65,6 +65,30 @@ def guide(conditional: Tensor, unconditional: Tensor, cfg: float, zero_star: boo
     return base + cfg * (conditional - base)
 
 
+class Route(NamedTuple):
+    """Where Euler's walk stops on its way from noise to data."""
+
+    times: Tensor  # [steps], or [steps, H] as LocDiT embeds them
+    lengths: Tensor  # [steps] how far to go from each
+
+
+def route(steps: int, sway: float = 1.0, device=None, embed: Callable[[Tensor], Tensor] | None = None) -> Route:
+    """The route of `sample`. With embed, times [steps] → [steps, H], what LocDiT makes of the times is computed once for many patches.
+
+    Raises ValueError for fewer than 1 step.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    times, lengths = [], []
+    t, *targets = sway_grid(steps, sway, device)
+    for target in targets:  # t is walked, not looked up: LocDiT sees 1000·t, where the last bit counts
+        times.append(t)
+        lengths.append(t - target)
+        t = t - lengths[-1]
+    times = torch.stack(times)
+    return Route(times if embed is None else embed(times), torch.stack(lengths))
+
+
 def sample(
     velocity: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     mu: Tensor,
@@ -74,33 +98,23 @@ def sample(
     cfg: float = 2.0,
     sway: float = 1.0,
     zero_star: bool = True,
-    embed: Callable[[Tensor], Tensor] | None = None,
+    way: Route | None = None,
 ) -> Tensor:
     """Euler's walk from noise to a patch of latents.
 
-    Args: velocity(y [N, P, D], mu [N, H], t [N], previous [N, P, D]) → [N, P, D], the trained LocDiT;
-        mu [N, H] condition; previous [N, P, D] the patch before; noise [N, P, D], the start; embed, times [steps] →
-        [steps, H]: what velocity is given as t, computed once for all steps (None: the times themselves).
+    Args: velocity(y [N, P, D], mu [N, H], t [N] or [N, H], previous [N, P, D]) → [N, P, D], the trained LocDiT;
+        mu [N, H] condition; previous [N, P, D] the patch before; noise [N, P, D], the start; way, instead of steps and sway.
     Returns: [N, P, D]. With zero_star the first step (at least 4 % of the grid) stands still, so 1 step returns the noise.
     Raises ValueError for fewer than 1 step.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
-    grid = sway_grid(steps, sway, mu.device)
-    still = max(1, int(len(grid) * 0.04)) if zero_star else 0
+    way = way or route(steps, sway, mu.device)
+    still = max(1, int((len(way.lengths) + 1) * 0.04)) if zero_star else 0
     guided = not math.isclose(cfg, 1.0)
     if guided:  # conditional and unconditional side by side in one batch
         mu, previous = torch.cat((mu, torch.zeros_like(mu))), torch.cat((previous, previous))
-    walked, lengths, t = [], [], grid[0]
-    for target in grid[1:]:  # t is walked, not looked up: LocDiT sees 1000·t, where the last bit counts
-        walked.append(t)
-        lengths.append(t - target)
-        t = t - lengths[-1]
-    times = torch.stack(walked)  # [steps]
-    times = times[:, None] if embed is None else embed(times)[:, None]  # [steps, 1] or [steps, 1, H]
     y = noise
-    for t, dt in list(zip(times, torch.stack(lengths).to(y.dtype), strict=True))[still:]:
+    for t, dt in list(zip(way.times, way.lengths.to(y.dtype), strict=True))[still:]:
         pair = torch.cat((y, y)) if guided else y
-        v = velocity(pair, mu, t.expand(len(pair), *t.shape[1:]), previous)
+        v = velocity(pair, mu, t.expand(len(pair), *t.shape), previous)
         y = y - dt * (guide(*v.chunk(2), cfg, zero_star) if guided else v)
     return y

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vox.config import TransformerConfig
-from vox.transformer import Transformer
+from vox.transformer import Linear, Transformer
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
@@ -32,9 +32,9 @@ class TimeMLP(nn.Module):
 
     def __init__(self, hidden: int):
         super().__init__()
-        self.linear_1 = nn.Linear(hidden, hidden)
+        self.linear_1 = Linear(hidden, hidden)
         self.act = nn.SiLU()
-        self.linear_2 = nn.Linear(hidden, hidden)
+        self.linear_2 = Linear(hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(self.act(self.linear_1(x)))
@@ -46,9 +46,9 @@ class LocDiT(nn.Module):
     def __init__(self, config: TransformerConfig, dim: int):
         super().__init__()
         self.config = config
-        self.in_proj = nn.Linear(dim, config.hidden)
-        self.cond_proj = nn.Linear(dim, config.hidden)
-        self.out_proj = nn.Linear(config.hidden, dim)
+        self.in_proj = Linear(dim, config.hidden)
+        self.cond_proj = Linear(dim, config.hidden)
+        self.out_proj = Linear(config.hidden, dim)
         self.time_mlp = TimeMLP(config.hidden)
         self.delta_time_mlp = TimeMLP(config.hidden)
         self.decoder = Transformer(config, causal=False)

@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from vox.config import TransformerConfig
-from vox.transformer import Transformer
+from vox.transformer import Linear, Transformer
 
 
 class LocEnc(nn.Module):
@@ -18,7 +18,7 @@ class LocEnc(nn.Module):
     def __init__(self, config: TransformerConfig, dim: int):
         super().__init__()
         self.special_token = nn.Parameter(torch.randn(1, 1, 1, config.hidden))
-        self.in_proj = nn.Linear(dim, config.hidden)
+        self.in_proj = Linear(dim, config.hidden)
         self.encoder = Transformer(config, causal=False)
 
     def forward(self, patches: Tensor) -> Tensor:

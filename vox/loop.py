@@ -78,12 +78,12 @@ def draw_patches(
     silence = torch.zeros(*shape[::-1], device=model.device, dtype=model.dtype)
     previous = torch.stack([silence if line.prompt is None else line.prompt[-1].to(silence) for line in lines])  # [B, P, D]
     plan, residual = model.plan(x, past, is_audio, caches)
+    way = flow.route(steps, sway, model.device, model.locdit.time)
     while True:
         plan, residual = plan[:, -1], None if residual is None else residual[:, -1]  # [B, H]
         mu = model.condition(plan, residual)  # [B, H_dit]
         noise = torch.stack([torch.randn(1, *shape, generator=line.generator)[0].mT for line in lines]) * temperature
-        walk = dict(steps=steps, cfg=cfg, sway=sway, zero_star=zero_star, embed=model.locdit.time)
-        patch = flow.sample(model.velocity, mu, previous, noise.to(previous), **walk)  # [B, P, D]
+        patch = flow.sample(model.velocity, mu, previous, noise.to(previous), cfg=cfg, zero_star=zero_star, way=way)  # [B, P, D]
         for line, drawn, stop in zip(lines, patch, model.stop_logits(plan).float().softmax(-1)[:, 1].tolist(), strict=True):
             line.patches.append(drawn)
             line.stop.append(stop)
