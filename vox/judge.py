@@ -29,6 +29,7 @@ HOP, MELS = 160, 80  # 100 frames a second
 LEVEL = 0.1  # root mean square of what the networks hear
 SHORTEST = 0.1  # seconds: less is not listened to
 SILENT = 1e-4  # a peak below −80 dB is nothing to hear
+AROUND = 0.1  # seconds of silence before and after what is transcribed: training hears some too, and sound that ends abruptly is cut
 BATCH = 32  # recordings transcribed at once
 
 
@@ -144,7 +145,8 @@ class Judges:
 
         Raises ValueError for another shape and for values that are not finite.
         """
-        heard = {k: features(wav, Recogniser.n_fft) for k, wav in enumerate(self._checked(wavs)) if wav is not None}
+        quiet = int(AROUND * SAMPLE_RATE)
+        heard = {k: features(F.pad(wav, (quiet, quiet)), Recogniser.n_fft) for k, wav in enumerate(self._checked(wavs)) if wav is not None}
         texts = [""] * len(wavs)
         order = sorted(heard, key=lambda k: heard[k].shape[1])
         for start in range(0, len(order), BATCH):

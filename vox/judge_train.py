@@ -33,6 +33,7 @@ from vox.learner import Learner
 from vox.text import normalise
 
 HOURS = 4.0  # of the training split
+TRIALS = 100_000  # pairs of different voices an EER is measured on, at most
 SPEEDS = (1.0, 0.88, 1.14)  # of the speaker encoder's voices
 
 
@@ -117,7 +118,7 @@ class JudgeFeed:
     def __call__(self, step: int, rank: int = 0, world: int = 1) -> tuple[list[Tensor], float]:
         sequences = self.order[step][part(self.config.batch, rank, world)]
         rng = generator(self.config.seed, "judge", step, rank)
-        heard = [self.judge.hear([self.waves[row] / 32767 for row in rows], self.targets[rows[0]], rng) for rows in sequences]
+        heard = [self.judge.hear([self.waves[row] / 32767 for row in rows], [self.targets[row] for row in rows], rng) for rows in sequences]
         return self.judge.collate(heard, rng), len(sequences) / self.config.batch
 
 
@@ -136,11 +137,11 @@ class Hears(nn.Module):
         """The recordings that are heard together: one."""
         return (row,)
 
-    def hear(self, wavs: list[Tensor], target: Tensor, rng) -> tuple[Tensor, Tensor]:
-        """One wav [N], target [n] → augmented features [80, T], target."""
+    def hear(self, wavs: list[Tensor], targets: list[Tensor], rng) -> tuple[Tensor, Tensor]:
+        """One wav [N] and its target [n] → augmented features [80, T], target."""
         speed = 0.85 + 0.33 * torch.rand(2, generator=rng)[0].item()
         wav = distort(stretch(wavs[0], speed), rng)
-        return mask(features(wav, Recogniser.n_fft), rng), target
+        return mask(features(wav, Recogniser.n_fft), rng), targets[0]
 
     def collate(self, heard, rng) -> list[Tensor]:
         """Features [B, 80, T], lengths [B], targets end to end [n], their lengths [B]."""
@@ -154,9 +155,12 @@ class Hears(nn.Module):
 
 
 class Knows(nn.Module):
-    """The speaker encoder in training: which of the second recordings is of the voice of the first? (angular prototypical loss)"""
+    """The speaker encoder in training: which of the second recordings is of the voice of the first? (angular prototypical loss)
 
-    scale = 20.0
+    For every voice there is another one of the same variant with other settings among them, or it would learn variants only.
+    """
+
+    scale = 25.0
 
     def __init__(self, config: SpeakerConfig):
         super().__init__()
@@ -164,35 +168,49 @@ class Knows(nn.Module):
 
     def targets(self, data) -> list[int]:
         """Whose voice each recording is, as a number."""
-        names = list(data["speaker"])
-        number = {name: k for k, name in enumerate(sorted(set(names)))}
-        self.voices = [number[name] for name in names]
-        self.rows = defaultdict(list)
+        names = sorted(set(data["speaker"]))
+        self.voices = [names.index(name) for name in data["speaker"]]
+        self.rows, kin = defaultdict(list), defaultdict(list)
         for row, voice in enumerate(self.voices):
             self.rows[voice].append(row)
+        for voice, name in enumerate(names):
+            kin[name.rsplit("-", 3)[0]].append(voice)
+        self.kin = [kin[name.rsplit("-", 3)[0]] for name in names]  # by voice, those of its variant
         return self.voices
 
-    def extend(self, row: int, rng) -> tuple[int, int]:
-        """The recordings that are heard together: two of one voice."""
-        others = [other for other in self.rows[self.voices[row]] if other != row] or [row]
-        return row, others[int(torch.randint(len(others), (1,), generator=rng))]
+    def extend(self, row: int, rng) -> tuple[int, int, int, int]:
+        """The recordings that are heard together: two of one voice, and two of another one of its variant where there is one."""
+        voice = self.voices[row]
+        second = self.pick(self.rows[voice], row, rng)
+        third = self.pick(self.rows[self.pick(self.kin[voice], voice, rng)], row, rng)
+        return row, second, third, self.pick(self.rows[self.voices[third]], third, rng)
 
-    def hear(self, wavs: list[Tensor], target: int, rng) -> tuple[list[Tensor], int]:
-        """Two wavs [N] → augmented features [80, T] of both at one of three speeds, and the number of the voice that makes."""
+    def pick(self, among: list[int], but: int, rng) -> int:
+        """Any of them but one, or that one if there is no other."""
+        others = [other for other in among if other != but] or [but]
+        return others[int(torch.randint(len(others), (1,), generator=rng))]
+
+    def hear(self, wavs: list[Tensor], targets: list[int], rng) -> list[tuple[Tensor, int]]:
+        """Wavs [N] → augmented features [80, T] of each, at one of three speeds, and the number of the voice that makes."""
         speed = int(torch.randint(len(SPEEDS), (1,), generator=rng))
-        rows = [mask(features(distort(stretch(wav, SPEEDS[speed]), rng), SpeakerEncoder.n_fft), rng) for wav in wavs]
-        return rows, target * len(SPEEDS) + speed
+        heard = []
+        for wav, target in zip(wavs, targets, strict=True):
+            wav = stretch(wav, SPEEDS[speed])
+            wav = distort(wav, rng) if torch.rand(1, generator=rng) < 0.7 else wav
+            heard.append((mask(features(wav, SpeakerEncoder.n_fft), rng), target * len(SPEEDS) + speed))
+        return heard
 
     def collate(self, heard, rng) -> list[Tensor]:
-        """Crops [2B, 80, T] of one length, at most 1 … 3 s, the first recordings before the second, and voices [B]."""
-        rows = [rows[k] for k in range(2) for rows, _ in heard]
+        """Crops [2B, 80, T] of one length, at most 1 … 3 s, the first recordings of all voices before the second, and voices [B]."""
+        heard = [pair for recordings in heard for pair in (recordings[:2], recordings[2:])]
+        rows = [pair[k][0] for k in range(2) for pair in heard]
         longest = int((1 + 2 * torch.rand(1, generator=rng).item()) * SAMPLE_RATE / HOP)
         length = min(longest, *(max(x.shape[1], SAMPLE_RATE // HOP) for x in rows))
         crops = []
         for x in rows:
             start = int(torch.randint(max(1, x.shape[1] - length + 1), (1,), generator=rng))
             crops.append(F.pad(x[:, start : start + length], (0, max(0, length - x.shape[1]))))
-        return [torch.stack(crops), torch.tensor([voice for _, voice in heard])]
+        return [torch.stack(crops), torch.tensor([pair[0][1] for pair in heard])]
 
     def forward(self, x: Tensor, voices: Tensor) -> Tensor:
         """The loss (0-d) of features x [2B, 80, T] of `voices` [B]."""
@@ -243,7 +261,7 @@ def teach(name: str, out, steps: int | None = None, hours: float = HOURS) -> tup
             model = Hears(RecogniserConfig("".join(sorted(set("".join(texts))))))
             config = JudgeTrainConfig(steps=steps or 2000)
         else:
-            model, config = Knows(SpeakerConfig()), JudgeTrainConfig(steps=steps or 900, batch=24, decay=400)
+            model, config = Knows(SpeakerConfig()), JudgeTrainConfig(steps=steps or 600, batch=16, decay=300)
     report = train.fit(model, data, config, out)
     return model.network, report
 
@@ -266,15 +284,15 @@ def speaker_errors(judges: Judges, rows, draws: int = 200) -> dict[str, interval
     """
     rows = list(rows)
     voices = judges.embed([corpus.wav(row) for row in rows])
-    names = sorted({row["speaker"] for row in rows})
-    of = np.array([names.index(row["speaker"]) for row in rows])
-    variant = np.array([sorted({name.rsplit("-", 3)[0] for name in names}).index(row["speaker"].rsplit("-", 3)[0]) for row in rows])
+    names, of = np.unique([row["speaker"] for row in rows], return_inverse=True)
+    variant = np.unique([row["speaker"].rsplit("-", 3)[0] for row in rows], return_inverse=True)[1]
     first, second = np.triu_indices(len(rows), 1)
     scores = (voices @ voices.T).numpy()[first, second]
     same, kin = of[first] == of[second], variant[first] == variant[second]
     figures = {}
     for name, other in (("eer", ~same), ("eer_same_variant", ~same & kin)):
         rng, results = np.random.default_rng(0), []
+        other = other & (rng.random(len(other)) < TRIALS / other.sum())
         for _ in range(draws):
             weight = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
             weights = weight[of[first]] * np.where(same, 1, weight[of[second]])
