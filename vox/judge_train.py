@@ -259,7 +259,7 @@ def teach(name: str, out, steps: int | None = None, hours: float = HOURS) -> tup
         if name == "recogniser":
             texts = [normalise(text).lower() for language in corpus.LANGUAGES for text in corpus.texts(language, "train")]
             model = Hears(RecogniserConfig("".join(sorted(set("".join(texts))))))
-            config = JudgeTrainConfig(steps=steps or 2000)
+            config = JudgeTrainConfig(steps=steps or 2800, decay=1000)
         else:
             model, config = Knows(SpeakerConfig()), JudgeTrainConfig(steps=steps or 600, batch=16, decay=300)
     report = train.fit(model, data, config, out)
