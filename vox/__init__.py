@@ -11,7 +11,7 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {"AudioVAE": "vae", "Config": "config", "Speech": "audio", "VoxCPM": "voxcpm", "load": "official", "preset": "config"}
-_MODULES = ("audio", "config", "corpus", "files", "flow", "judge", "layout", "metrics", "plots", "train", "vae_loss")
+_MODULES = ("audio", "config", "corpus", "fast", "files", "flow", "judge", "layout", "metrics", "plots", "train", "vae_loss")
 __all__ = [*_HOME, *_MODULES]
 
 
