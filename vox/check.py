@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 PACKAGES = (
     "torch torchaudio accelerate datasets einops espeakng-loader filelock huggingface-hub"
-    " matplotlib numpy pillow pyarrow safetensors soundfile tokenizers tqdm"
+    " jiwer matplotlib numpy pillow pyarrow safetensors soundfile tokenizers tqdm"
 ).split()
 LAB = "jupyterlab papermill ipykernel ipywidgets".split()
 INSTALL = "run `make lab`, or pip install -c constraints.txt -e '.[lab]' in the clone"
