@@ -27,19 +27,19 @@ TRAIN = TrainConfig(steps=60, batch=4, lr=1e-2, warmup=5, decay=20, precision="f
 VAE_TRAIN = VAETrainConfig(steps=30, batch=2, clip_seconds=0.16, warmup=5, decay=10, checkpoint=2, adversarial_from=10)
 
 
-def speech(out, config=TRAIN):
+def speech(out, config=TRAIN, **leg):
     """A nano-scale VoxCPM on eight random utterances, from the start or from wherever `out` got to."""
     torch.manual_seed(0)
     model = VoxCPM(CONFIG)
     items = [Item(torch.randint(110, 300, (3 + i,)), torch.randn(5 + 7 * i, 4)) for i in range(8)]
-    return train.fit(model, items, config, out, progress=False)
+    return train.fit(model, items, config, out, progress=False, **leg)
 
 
-def vae(out, config=VAE_TRAIN):
+def vae(out, config=VAE_TRAIN, **leg):
     """An AudioVAE with noise blocks (they draw from the global generator) and, from step 10 on, discriminators."""
     torch.manual_seed(0)
     model = AudioVAE(CONFIG.vae)
-    return train.fit(model, [torch.rand(6000) - 0.5 for _ in range(8)], config, out, progress=False)
+    return train.fit(model, [torch.rand(6000) - 0.5 for _ in range(8)], config, out, progress=False, **leg)
 
 
 KINDS = {"speech": (speech, TRAIN.steps), "vae": (vae, VAE_TRAIN.steps)}
@@ -109,6 +109,23 @@ def stopped(tmp_path):
     weights = tmp_path / "run" / "weights.safetensors"
     weights.rename(tmp_path / "expected.safetensors")
     return tmp_path / "run"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_legs_end_where_they_are_told_and_change_nothing(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(train, "ROWS", 2)  # a row of history is the mean of four steps
+    run, config = KINDS[kind][0], dataclasses.replace(TRAIN if kind == "speech" else VAE_TRAIN, steps=8, checkpoint=5)
+    assert run(tmp_path / "whole", config).finished
+    for leg, steps in ((dict(until=2), 2), (dict(seconds=0), 3), (dict(until=1, seconds=0), 3), (dict(until=6, seconds=1e9), 6)):
+        report = run(tmp_path / "legs", config, **leg)
+        assert (report.steps, report.finished, newest(tmp_path / "legs")) == (steps, False, steps)
+        assert [row["step"] for row in report.history] == [step for step in (4,) if step < steps] + [steps]
+        assert f"{steps} steps so far" in repr(report)
+        assert not (tmp_path / "legs" / "report.json").exists()
+    report = run(tmp_path / "legs", config, until=9, seconds=1e9)
+    assert report.finished and report.steps == 8 and run(tmp_path / "legs", config, until=1).finished
+    for name in ("weights.safetensors", "history.json"):
+        assert (tmp_path / "legs" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def halve(path):

@@ -15,13 +15,18 @@ from torch import Tensor, nn
 from vox.config import TrainConfig, VAETrainConfig
 
 
+def phases(config: TrainConfig | VAETrainConfig) -> tuple[float, float]:
+    """Steps of the rise at the start and of the fall at the end. Where they do not fit into `steps` both shrink in proportion."""
+    shrink = min(1.0, config.steps / max(1, config.warmup + config.decay))
+    return config.warmup * shrink, config.decay * shrink
+
+
 def lr_at(step: int, config: TrainConfig | VAETrainConfig) -> float:
     """Learning rate of a step (counted from 0): linear rise over `warmup` steps, `lr`, linear fall to `lr_end` over the last `decay`.
 
-    Where warmup and decay do not fit into `steps` both shrink in proportion.
+    How long these are says `phases`.
     """
-    shrink = min(1.0, config.steps / max(1, config.warmup + config.decay))
-    warmup, decay = config.warmup * shrink, config.decay * shrink
+    warmup, decay = phases(config)
     if step + 1 < warmup:
         return config.lr * (step + 1) / warmup
     left = config.steps - 1 - step

@@ -44,11 +44,12 @@ class Report:
     """What a run left behind."""
 
     history: list[dict]  # per logged step: step (from 1), lr, and losses and grad_norm as means since the row before
-    steps: int
+    steps: int  # done so far
     seconds: float  # of training, over all legs of a resumed run
     path: str
     dropped: int = 0  # utterances left out because they are too long
     scale: list[float] | None = None  # the deviations the VAE's latents had before `fit` made them unit, per channel
+    finished: bool = True  # False: the leg ended where `fit` was told to end it, and the next one goes on
 
     @property
     def steps_per_second(self) -> float:
@@ -58,7 +59,8 @@ class Report:
     def __repr__(self) -> str:
         last = {name: value for name, value in self.history[-1].items() if name not in ("step", "lr", "grad_norm")}
         losses = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
-        return f"Report({self.steps} steps, {self.seconds:.0f} s, {self.steps_per_second:.2f} steps/s, {losses}, {self.path})"
+        steps = f"{self.steps} steps" if self.finished else f"{self.steps} steps so far"
+        return f"Report({steps}, {self.seconds:.0f} s, {self.steps_per_second:.2f} steps/s, {losses}, {self.path})"
 
 
 # ---- the two trainings -----------------------------------------------------------------------------------------------
@@ -164,7 +166,9 @@ JOBS = {TrainConfig: SpeechJob, VAETrainConfig: VAEJob}  # which training a conf
 # ---- the run ---------------------------------------------------------------------------------------------------------
 
 
-def fit(model, data, config: TrainConfig | VAETrainConfig, out, resume: bool = True, progress: bool = True) -> Report:
+def fit(
+    model, data, config: TrainConfig | VAETrainConfig, out, resume=True, progress=True, until: int | None = None, seconds=math.inf
+) -> Report:
     """Train an AudioVAE (config: VAETrainConfig) or a VoxCPM (config: TrainConfig), in place.
 
     Args:
@@ -175,7 +179,10 @@ def fit(model, data, config: TrainConfig | VAETrainConfig, out, resume: bool = T
         resume: go on from the newest checkpoint; a finished run is loaded and returns at once. False deletes the run
             that is in `out` and starts anew.
         progress: show a bar.
-    Returns: Report. The model holds the averaged weights, in eval mode; the latents of a VAE have unit scale.
+        until, seconds: end this leg with a checkpoint once so many of config.steps are done, or after the step with which
+            this call has trained so long; the same call goes on from there. The learning rate follows config.steps alone, so
+            where a run is cut changes no weight.
+    Returns: Report. The model holds the averaged weights, in eval mode; the latents of a finished VAE have unit scale.
     Raises ValueError if `out` holds a run with another config, model or data (it names the field; only `checkpoint` may
     change), or if all its checkpoints are damaged; FloatingPointError at a loss that is not finite. After Ctrl-C the step
     is finished and a checkpoint written before KeyboardInterrupt goes on; a second Ctrl-C does not wait.
@@ -204,7 +211,7 @@ def fit(model, data, config: TrainConfig | VAETrainConfig, out, resume: bool = T
         cards = [accelerator.device] if accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(cards):  # the caller's random state is left as it was
             torch.manual_seed(config.seed + accelerator.process_index)
-            report = run.train(job_class(model, data, config, accelerator, fingerprint, progress), checkpoint)
+            report = run.train(job_class(model, data, config, accelerator, fingerprint, progress), checkpoint, until, seconds)
     model.eval()
     return report
 
@@ -295,11 +302,12 @@ class Run:
             write_json(self.out / "history.json", self.history)
         self.accelerator.wait_for_everyone()
 
-    def collect(self, asked: bool) -> bool:
-        """Bring the losses of the last steps from the device, summed over processes. Returns whether any process asked to stop."""
+    def collect(self, *asked: bool) -> list[bool]:
+        """Bring the losses of the last steps from the device, summed over processes. Returns what any process asked for."""
         values = [value.float() for _, row in self.pending for value in row.values()]
-        values.append(torch.tensor(float(asked), device=self.accelerator.device))
-        *values, asked = self.accelerator.reduce(torch.stack(values), "sum").tolist()
+        values += torch.tensor(asked, dtype=torch.float32, device=self.accelerator.device)
+        values = self.accelerator.reduce(torch.stack(values), "sum").tolist()
+        asked = [value > 0 for value in values[-len(asked) :]]
         values = iter(values)
         for step, row in self.pending:
             row = {name: next(values) for name in row}
@@ -311,7 +319,7 @@ class Run:
                     )
             self.window.append(row)
         self.pending = []
-        return asked > 0
+        return asked
 
     def log(self, step: int) -> dict:
         """Close a row of history: the means of the steps since the last one."""
@@ -322,33 +330,40 @@ class Run:
         self.window = []
         return row
 
-    def train(self, job, checkpoint: tuple[dict, dict] | None) -> Report:
-        """The loop, from a checkpoint or the start to the end."""
+    def train(self, job, checkpoint: tuple[dict, dict] | None, until: int | None, seconds: float) -> Report:
+        """The loop, from a checkpoint or the start to the end of the run or of this leg."""
         config, steps = self.config, self.config.steps
-        start = self.restore(job, checkpoint) if checkpoint else 0
-        every, alone = max(1, steps // ROWS), self.accelerator.num_processes == 1
-        began = time.perf_counter() - self.seconds
+        done = start = self.restore(job, checkpoint) if checkpoint else 0
+        every, alone, last = max(1, steps // ROWS), self.accelerator.num_processes == 1, min(until or steps, steps)
+        began, deadline = time.perf_counter() - self.seconds, time.perf_counter() + seconds
         bar = tqdm(total=steps, initial=start, desc="train", unit="step", disable=not self.progress)
         with CtrlC() as ctrl_c, bar:
-            for step in range(start, steps):
+            for step in range(start, last):
                 self.pending.append((step, job.step(step)))
                 done = step + 1
-                log, save = done % every == 0 or done == steps, done % config.checkpoint == 0 or done == steps
-                stop = ctrl_c.asked and alone  # several processes agree in `collect`
-                if log or save or stop:
-                    stop = self.collect(ctrl_c.asked)
+                log, save = done % every == 0 or done == steps, done % config.checkpoint == 0 or done == last
+                asked, stop = (ctrl_c.asked, time.perf_counter() >= deadline), (False, False)
+                if log or save or any(asked) and alone:  # several processes agree in `collect`
+                    stop = self.collect(*asked)
                 if log:
                     shown = self.log(step)
                     bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items() if name != "step"}, refresh=False)
                 bar.update()
-                if save or stop:
+                if save or any(stop):
                     self.save(job, done, time.perf_counter() - began)
-                if stop:
+                if stop[0]:
                     raise KeyboardInterrupt(f"stopped after step {done}; `fit` with the same arguments goes on from there")
-        return self.finish(job, time.perf_counter() - began)
+                if stop[1]:
+                    break
+        return self.finish(job, done, time.perf_counter() - began)
 
-    def finish(self, job, seconds: float) -> Report:
-        """Write the final weights, then the report that says they are there."""
+    def finish(self, job, done: int, seconds: float) -> Report:
+        """Write the final weights, then the report that says they are there; or end a leg."""
+        if done < self.config.steps:
+            if self.window:
+                self.log(done - 1)  # for the reader only: the checkpoint keeps the open row
+            job.learner.use_averages()
+            return Report(self.history, done, seconds, str(self.out), job.dropped, finished=False)
         report = Report(self.history, self.config.steps, seconds, str(self.out), job.dropped, **job.finish())
         if self.accelerator.is_main_process:
             state.write_tensors(self.out / "weights.safetensors", job.learner.weights())
