@@ -1,0 +1,132 @@
+"""Notebook 12 as a job: killed and started again it ends with the same weights, and what is mistyped is refused."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from vox import lab, state
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "12_scale.ipynb"
+SHORT = {"preset": "nano", "hours": 0.02, "vae_steps": 3, "steps": 8, "every": 4, "rows": 2, "device": "cpu"}
+
+
+def start(out, **parameters):
+    """papermill on the notebook, in a process of its own."""
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(out.with_suffix(".ipynb")), "--cwd", str(NOTEBOOK.parent)]
+    for name, value in (SHORT | {"out": str(out)} | parameters).items():
+        command += ["-p", name, str(value)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(NOTEBOOK.parent.parent)}
+    environment.pop("VOX_BUDGET", None)
+    return subprocess.Popen(command + ["--no-progress-bar"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process):
+    """Wait for papermill; its exit status and what it complained of."""
+    _, complaint = process.communicate(timeout=300)
+    return process.returncode, complaint
+
+
+def kill(process):
+    """SIGKILL to papermill and the kernel it started."""
+    family = [*psutil.Process(process.pid).children(recursive=True), process]
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family[:-1], timeout=30)
+    process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+def test_killed_and_resumed_to_the_same_weights(tmp_path):
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    status, complaint = ended(start(whole))
+    assert status == 0, complaint
+    process = start(pieces)
+    while not state.checkpoints(pieces / "voxcpm" / "checkpoints"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    kill(process)
+    assert not (pieces / "voxcpm" / "report.json").exists() and not (pieces / "metrics.json").exists()
+    status, complaint = ended(start(pieces))
+    assert status == 0, complaint
+    for name in ("vae/weights.safetensors", "voxcpm/weights.safetensors", "voxcpm/history.json", "legs/000004/0.wav", "legs/000008/1.wav"):
+        assert (whole / name).read_bytes() == (pieces / name).read_bytes(), name
+    metrics = json.loads((pieces / "metrics.json").read_text())
+    assert metrics["finished"] and [leg["steps"] for leg in metrics["legs"]] == [4, 8]
+    assert all("true_error_rate cmn" in leg["figures"] or "true_error_rate en-us" in leg["figures"] for leg in metrics["legs"])
+    decay = json.loads((pieces / "decay.json").read_text())
+    assert decay["begins_after_step"] == 5 and [row["step"] for row in decay["rows"]] == [6, 7, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+def test_time_that_is_up_ends_a_leg_and_the_next_call_goes_on(tmp_path):
+    out = tmp_path / "out"
+    for call, finished in enumerate((False, False, True)):
+        status, complaint = ended(start(out, steps=3, vae_steps=2, minutes=0 if finished else 1e-5))
+        assert status == 0, complaint
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert metrics["finished"] is finished
+        assert (metrics["training"]["steps"], metrics["training"]["of"]) == ((1, 2), (1, 3), (3, 3))[call]
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"step": 20}, "unknown parameter 'step': this notebook has preset, corpus"), ({"preset": "nanno"}, "preset must be one of nano")],
+    ids=["name", "value"],
+)
+def test_papermill_cannot_mistype(tmp_path, wrong, message):
+    status, complaint = ended(start(tmp_path / "out", **wrong))
+    assert status and message in complaint and not (tmp_path / "out").exists()
+
+
+RULES = dict(size=("s", "m"), name=str, count=int, share=float, loud=bool)
+GOOD = dict(size="s", name="", count=0, share=1, loud=False)
+
+
+def test_good_parameters_come_back():
+    jupyter = {"In": [""], "Out": {}, "_": 3, "__name__": "__main__", "open": open, "lab": lab}
+    assert lab.check_parameters(GOOD | jupyter, **RULES) == GOOD
+
+
+def test_a_cell_may_be_run_again():
+    """By then the notebook has names of its own; values are looked at again."""
+    namespace = dict(GOOD)
+    lab.check_parameters(namespace, **RULES)
+    namespace["total"] = 5
+    assert lab.check_parameters(namespace, **RULES) == GOOD
+    with pytest.raises(ValueError, match="count must be of type int"):
+        lab.check_parameters(namespace | {"count": 1.5}, **RULES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"counts": 3}, "unknown parameter 'counts'"),
+        ({"nothing": None}, "unknown parameter 'nothing'"),
+        ({"size": "l"}, "size must be one of s, m, not 'l'"),
+        ({"size": []}, "size must be one of s, m"),
+        ({"name": 3}, "name must be of type str, not 3"),
+        ({"count": True}, "count must be of type int, not True"),
+        ({"count": "3"}, "count must be of type int, not '3'"),
+        ({"count": -1}, "count must be finite and not negative"),
+        ({"share": math.nan}, "share must be finite and not negative"),
+        ({"loud": 1}, "loud must be of type bool, not 1"),
+    ],
+)
+def test_each_mistake_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        lab.check_parameters(GOOD | wrong, **RULES)
+
+
+def test_memory_is_measured():
+    assert 0.05 < lab.peak_memory(torch.device("cpu")) < 100
