@@ -4,13 +4,12 @@ python figures/first_words.py
 """
 
 import json
-import platform
-import subprocess
 from pathlib import Path
 
 import torch
 
 import vox
+from vox.provenance import commit, processor
 
 HERE = Path(__file__).parent
 RUN = vox.files.run_folder("runs/first_words")
@@ -28,20 +27,10 @@ def main():
     rate = vox.preset(metrics["preset"]).vae.sample_rate
     texts = metrics["texts"]
     rows = [(f"{title}: {texts[name]}", vox.audio.load(RUN / f"{name}.wav", rate), rate) for name, title in ROWS.items()]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip()
-    made = {"command": "make run, then python figures/first_words.py", "commit": commit, "torch": torch.__version__}
+    made = {"command": "make run, then python figures/first_words.py", "commit": commit(), "torch": torch.__version__}
     made["hardware"] = f"{torch.get_num_threads()} threads of {processor()}"
     vox.plots.save(vox.plots.sheet(rows), HERE / "first_words.png", data={"made": made, "metrics": metrics})
     print(json.dumps(made, indent=1))
-
-
-def processor() -> str:
-    """The processor's name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

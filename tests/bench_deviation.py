@@ -11,11 +11,11 @@ import json
 import sys
 
 import torch
-from bench_generate import machine
 
 import vox
 from vox import fast, flow
 from vox.prompts import prompt_patches
+from vox.provenance import machine
 
 RECORDINGS = 16
 

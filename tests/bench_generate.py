@@ -10,9 +10,7 @@ ours alone. Not a test.
 import contextlib
 import io
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from transformers import LlamaTokenizerFast
 
 from vox import fast, layout
 from vox.config import preset
+from vox.provenance import machine
 from vox.voxcpm import VoxCPM
 
 PATCHES, ROUNDS, BATCH = 8, 3, 8
@@ -116,14 +115,6 @@ def main():
             flush=True,
         )
     print(json.dumps(results | machine()))
-
-
-def machine() -> dict:
-    """What the figures depend on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return dict(cpu=cpu, threads=torch.get_num_threads(), torch=torch.__version__, commit=commit)
 
 
 if __name__ == "__main__":

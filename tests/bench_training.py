@@ -17,6 +17,7 @@ import torch
 from vox.batch import Item, pack
 from vox.config import Config, TransformerConfig
 from vox.layout import released_name
+from vox.provenance import machine
 
 STACK = dict(hidden=512, ffn=2048, heads=8, kv_heads=2, mup=True)
 CONFIG = Config(
@@ -75,7 +76,7 @@ def main():
     for side, r in result.items():
         print(f"{side:10}{r['median']:8.2f} s   ({r['least']:.2f} … {r['most']:.2f})")
     print(f"{'ratio':10}{statistics.median(ratios):8.2f}     ({min(ratios):.2f} … {max(ratios):.2f})")
-    print(json.dumps(result | dict(ratio=statistics.median(ratios), ratio_range=(min(ratios), max(ratios))) | bench.machine()))
+    print(json.dumps(result | dict(ratio=statistics.median(ratios), ratio_range=(min(ratios), max(ratios))) | machine()))
 
 
 if __name__ == "__main__":

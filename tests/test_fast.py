@@ -138,3 +138,11 @@ def test_only_on_the_cpu():
         model = VoxCPM(preset("nano"))
     with pytest.raises(ValueError, match="only a model on the CPU"):
         fast.quantise_(model)
+
+
+def test_packing_twice_is_refused(model):
+    """In either way and either order."""
+    for first, second in ((fast.pack_, fast.quantise_), (fast.quantise_, fast.pack_)):
+        packed = first(copy.deepcopy(model))
+        with pytest.raises(ValueError, match="packed already"):
+            second(packed)

@@ -50,8 +50,13 @@ def test_shipped_judges_reach_their_bars():
     assert errors["speaker"]["unseen"]["eer"][0] <= 0.05
 
 
-# The first leg ended at 5.8 % (seen voices) and 7.2 % (unseen) in English, above the bars of 2 % and 4 %: so does its sample here.
-@pytest.mark.parametrize("split, bar", [("validation", 0.08), ("test", 0.10)])
+@pytest.mark.parametrize(
+    "split, bar",
+    [
+        pytest.param("validation", 0.04, marks=pytest.mark.xfail(strict=True, reason="the first leg of training ended above the bar")),
+        ("test", 0.06),
+    ],
+)
 def test_recogniser_hears_true_recordings(judges, split, bar):
     """On a sample of its own, so the figures on the card are measured and not believed; the bars leave room for its size."""
     rows, wavs = sample(split, 60)

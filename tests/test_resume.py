@@ -122,6 +122,8 @@ def test_legs_end_where_they_are_told_and_change_nothing(tmp_path, kind, monkeyp
         assert [row["step"] for row in report.history] == [step for step in (4,) if step < steps] + [steps]
         assert f"{steps} steps so far" in repr(report)
         assert not (tmp_path / "legs" / "report.json").exists()
+    with pytest.raises(ValueError, match="until"):
+        run(tmp_path / "legs", config, until=0)
     report = run(tmp_path / "legs", config, until=9, seconds=1e9)
     assert report.finished and report.steps == 8 and run(tmp_path / "legs", config, until=1).finished
     for name in ("weights.safetensors", "history.json"):

@@ -133,6 +133,18 @@ def test_long_text_in_one_voice(model, prompt, monkeypatch):
     assert list(dict.fromkeys(chunk.text for chunk in streamed)) == pieces
 
 
+def test_long_text_whose_first_piece_fails(monkeypatch):
+    """Speech that ran into its cap is no voice to go on from: the other pieces are spoken freely. Streamed, they are the same."""
+    model, text = build(stop=False), "one two. three four. five six."
+    monkeypatch.setattr(model, "config", model.config.replace(**{"train.max_seconds": 1.0}))
+    speech = model.generate(text, seed=2, attempts=1)
+    alone = build(stop=False).generate("three four.", seed=generate._seed(2, 0, 1), attempts=1)
+    patches = [6 * len(piece) + 10 for piece in split_text(text, 0.5)]
+    assert len(patches) == 3 and speech.stats["patches"] == sum(patches)
+    assert figure(speech.wav[patches[0] * SAMPLES :][: patches[1] * SAMPLES], alone.wav) <= 1e-4
+    assert figure(torch.cat([chunk.wav for chunk in model.stream(text, seed=2)]), speech.wav) <= 1e-4
+
+
 def test_progress_bar(model, capsys):
     """One for several sentences, none for a single one or on demand."""
     for texts, progress, shown in (("one", True, False), (TEXTS, True, True), (TEXTS, False, False)):

@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vox"
 FLOORS = [  # a module imports only from floors below its own
     {"files"},
+    {"provenance"},
     {"config", "audio", "text", "intervals"},
     {"transformer", "fsq", "flow", "batch", "espeak", "phrases", "layout", "state", "vae_stream"},
     {"vae", "vae_loss", "locenc", "tslm", "ralm", "locdit", "prompts", "loop"},

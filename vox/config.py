@@ -220,9 +220,14 @@ class Config:
         """
         return from_dict(Config, _updated(to_dict(self), changes))
 
+    @property
+    def patch_samples(self) -> int:
+        """Samples of speech in one patch."""
+        return self.patch * self.vae.hop
+
     def patch_seconds(self) -> float:
         """Seconds of speech in one patch."""
-        return self.patch * self.vae.hop / self.vae.sample_rate
+        return self.patch_samples / self.vae.sample_rate
 
 
 def _updated(tree, changes):
@@ -289,7 +294,7 @@ def _tiny() -> Config:
         train=TrainConfig(steps=20000, batch=32, lr=1e-3, lr_end=5e-5, warmup=500, decay=5000, checkpoint=500),
         vae_train=VAETrainConfig(
             steps=8000, lr=2e-3, warmup=200, decay=3000, betas=(0.8, 0.95), clip=10.0, ema=0.999, kl=5e-3, checkpoint=250
-        ),  # at twice this rate the first hundred steps jump up and down
+        ),  # at twice this rate the first hundred steps jump; kl, 100 times the paper's, should make latents easier to draw: untested
     )
 
 

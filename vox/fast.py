@@ -7,7 +7,7 @@ Notable choices
 - both functions change the model in place, for speaking only: it can be neither trained nor saved afterwards;
 - 8 bits: one scale per output channel for the weights, fixed, and one per call for the activations, which are rounded on the
   fly (dynamic quantisation). Of torch's three routes this is the fastest and needs nothing but torch: the weight-only
-  `_weight_int8pack_mm` took 3 (1 row) to 6 times (80 rows) as long, the oneDNN operators refuse single rows on some processors;
+  `_weight_int8pack_mm` took 3 (1 row) to 6 times (80 rows) as long, and the oneDNN operators would not run here;
 - what is small or delicate stays in float32: D-channel projections, time embeddings, FSQ, stop head, norms;
 - the scale of activations is shared by all rows of a call: in 8 bits a sentence depends a little on its batch.
 """
@@ -59,6 +59,7 @@ class Int8Linear(SpeakingLinear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
+        weight, bias = weight.float(), None if bias is None else bias.float()
         scale = weight.abs().amax(1).clamp(min=1e-8).double() / 127  # [out]
         rounded = torch.quantize_per_channel(weight, scale, torch.zeros(len(scale), dtype=torch.long), 0, torch.qint8)
         self.packed = torch.ops.quantized.linear_prepack(rounded, bias)
@@ -107,6 +108,8 @@ class FusedSwiGLU(nn.Module):
 def _replace(model, kind):
     if model.device.type != "cpu":
         raise ValueError(f"only a model on the CPU can be packed, and this one is on {model.device}: load it with device='cpu'")
+    if any(isinstance(module, SpeakingLinear) for module in model.modules()):
+        raise ValueError("the weights of this model are packed already: load it again to pack them in another way")
     model.eval().requires_grad_(False)
     for stack in (model.tslm, model.ralm, model.locenc.encoder, model.locdit.decoder):
         for block in stack.layers if stack is not None else ():
@@ -120,7 +123,7 @@ def _replace(model, kind):
 def pack_(model):
     """Lay the weights of a VoxCPM out for this CPU, in their own number format: the same speech, up to the order of sums.
 
-    Worth it in bfloat16. Returns the model. Raises ValueError for a model on another device or a torch without oneDNN.
+    Returns the model. Raises ValueError for a model on another device or packed already, or a torch without oneDNN.
     """
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this torch was built without oneDNN and cannot pack weights: use a build from pytorch.org")
@@ -130,8 +133,8 @@ def pack_(model):
 def quantise_(model):
     """Round the weights of a VoxCPM to 8 bits, the rest to float32: a quarter of the memory to read, slightly other speech.
 
-    Returns the model. Raises ValueError for a model on another device or a torch without 8-bit kernels.
+    Returns the model. Raises ValueError for a model on another device or packed already, or a torch without 8-bit kernels.
     """
     if torch.backends.quantized.engine == "none":
         raise ValueError("this torch has no 8-bit kernels for this processor: speak in bfloat16")
-    return _replace(model.float(), Int8Linear)
+    return _replace(model, Int8Linear).float()

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from vox.audio import Speech
 from vox.loop import Line, draw_patches
-from vox.prompts import Prompt, read_prompt
+from vox.prompts import SILENT, Prompt, read_prompt
 from vox.text import join_texts, split_text
 from vox.vae_stream import DecoderStream
 
@@ -31,8 +31,7 @@ CONTEXT = 2  # prompt patches the decoder warms up on
 PATCHES_PER_TOKEN, SPARE_PATCHES = 6, 10  # a text of n tokens may last 6·n + 10 patches; from 6·n on it is a bad case
 ROWS = 16  # sentences in the loop at once, at most
 CHUNK = 16  # patches decoded at once where nobody waits for the first
-QUIET = 0.01  # a patch is silent 40 dB below the loudest one so far …
-SILENT = 1e-4  # … and at −80 dB in any case
+QUIET = 0.01  # a patch is silent 40 dB below the loudest one so far, and below SILENT in any case
 TAIL, RUNAWAY = 0.5, 2.0  # seconds of silence that may end a speech, and that do end it
 
 
@@ -41,7 +40,7 @@ class Sound:
 
     def __init__(self, model, line: Line):
         self.line, self.decoder = line, DecoderStream(model.vae)
-        self.samples, self.seconds = model.config.patch * model.config.vae.hop, model.config.patch_seconds()
+        self.samples, self.seconds = model.config.patch_samples, model.config.patch_seconds()
         self.loudest, self.decoded, self.held = SILENT / QUIET, 0, []
         if line.prompt is not None:
             self.decode(line.prompt[-CONTEXT:])
@@ -139,12 +138,11 @@ class Piece:
     @property
     def patches(self) -> Tensor:
         """What `wav` was decoded from [m, P, D]."""
-        samples = self.model.config.patch * self.model.config.vae.hop
-        return torch.stack(self.line.patches)[: len(self.wav) // samples]
+        return torch.stack(self.line.patches)[: len(self.wav) // self.model.config.patch_samples]
 
-    def as_prompt(self) -> Prompt:
-        """What was said, for others to go on from."""
-        return Prompt(self.text, self.patches)
+    def as_prompt(self) -> Prompt | None:
+        """What was said, for others to go on from; None if it failed: they would go on failing, or find no room."""
+        return None if self.failed else Prompt(self.text, self.patches)
 
     @property
     def failed(self) -> bool:
@@ -296,7 +294,7 @@ def stream(
             piece = Piece(model, part, prompt or first.as_prompt(), _seed(seed, 0, j), max_seconds) if j else first
             with _eval(model):
                 for line, wav in _speak(model, [piece.begin()], clock, 1, **options):
-                    done = sum(map(len, piece.wavs)) // (model.config.patch * model.config.vae.hop)
+                    done = sum(map(len, piece.wavs)) // model.config.patch_samples
                     piece.wavs.append(wav)
                     if len(wav):
                         latents = torch.stack(line.patches[done:])[: len(piece.patches) - done].flatten(0, 1)  # [L, D]

@@ -11,9 +11,7 @@ Notable choices
 """
 
 import importlib.metadata
-import platform
 import random
-import subprocess
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from vox.feed import Order, Waves, generator, part
 from vox.files import HOME, write_json
 from vox.judge import HOP, MELS, SAMPLE_RATE, Judges, Recogniser, RecogniserConfig, SpeakerConfig, SpeakerEncoder, features, pad
 from vox.learner import Learner
+from vox.provenance import commit, processor
 from vox.text import normalise
 
 HOURS = 4.0  # of the training split
@@ -333,19 +332,6 @@ def build(out, target, steps: int | None = None, hours: float = HOURS) -> dict:
     card["errors"] = measure(judge.load(target))
     write_json(target / "judge.json", card)
     return card
-
-
-def commit() -> str:
-    """The commit this code is at, "" outside a repository."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HOME, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def processor() -> str:
-    """What this machine calls its processor."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def half(network: nn.Module) -> dict[str, Tensor]:

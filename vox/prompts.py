@@ -57,7 +57,7 @@ def prompt_patches(model, wav: Tensor) -> Tensor:
     """
     if wav.ndim != 1 or not torch.isfinite(wav).all():
         raise ValueError(f"the prompt must be a finite waveform of shape [N], not {list(wav.shape)}: read its file with vox.audio.load")
-    patch_samples = model.config.patch * model.config.vae.hop
+    patch_samples = model.config.patch_samples
     rate = model.config.vae.sample_rate
     if len(wav) < patch_samples:
         raise ValueError(f"the prompt lasts {len(wav) / rate:.2f} s; it must last at least one patch, {patch_samples / rate:.2f} s")

@@ -191,6 +191,8 @@ def fit(
     job_class = JOBS[type(config)]
     if isinstance(data, list) and data and isinstance(data[0], Item) != (job_class is SpeechJob):
         raise ValueError(f"{type(model).__name__} does not train on a list of {type(data[0]).__name__}: help(vox.train.fit) says on what")
+    if until is not None and until < 1:
+        raise ValueError(f"until is a step of the run, at least 1, not {until}")
     if config.batch < accelerator.num_processes:
         raise ValueError(f"batch {config.batch} cannot be shared by {accelerator.num_processes} processes: raise it")
     fingerprint = data_hash(data)
@@ -334,7 +336,7 @@ class Run:
         """The loop, from a checkpoint or the start to the end of the run or of this leg."""
         config, steps = self.config, self.config.steps
         done = start = self.restore(job, checkpoint) if checkpoint else 0
-        every, alone, last = max(1, steps // ROWS), self.accelerator.num_processes == 1, min(until or steps, steps)
+        every, alone, last = max(1, steps // ROWS), self.accelerator.num_processes == 1, min(steps if until is None else until, steps)
         began, deadline = time.perf_counter() - self.seconds, time.perf_counter() + seconds
         bar = tqdm(total=steps, initial=start, desc="train", unit="step", disable=not self.progress)
         with CtrlC() as ctrl_c, bar:
