@@ -279,7 +279,7 @@ def corpus_folder(cache):
 
 def test_wrong_names_and_splits_are_refused(tmp_path):
     for name in ("nombres", "numbers:3", "folder", "folder:", "hub:"):
-        with pytest.raises(ValueError, match="use numbers, folder:PATH"):
+        with pytest.raises(ValueError, match="use numbers, sentences, folder:PATH"):
             corpus.load(name, cache=tmp_path)
     with pytest.raises(ValueError, match="split 'dev'"):
         corpus.load("numbers", split="dev", cache=tmp_path)

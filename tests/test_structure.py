@@ -13,7 +13,7 @@ FLOORS = [  # a module imports only from floors below its own
     {"provenance"},
     {"config", "audio", "text", "intervals"},
     {"transformer", "fsq", "flow", "batch", "espeak", "phrases", "layout", "state", "vae_stream"},
-    {"vae", "vae_loss", "locenc", "tslm", "ralm", "locdit", "prompts", "loop"},
+    {"sentences", "vae", "vae_loss", "locenc", "tslm", "ralm", "locdit", "prompts", "loop"},
     {"generate"},
     {"voxcpm", "fast", "feed", "learner"},
     {"corpus", "train", "official", "judge"},

@@ -143,6 +143,17 @@ def test_ids_are_small_distinct_and_leave_the_marks_alone():
     assert [tokenizer.ids[character] for character in " az零月忙"] == [4, 5, 30, 42, 81, 511]
 
 
+def test_words_of_a_corpus_become_tokens():
+    tokenizer = CharTokenizer.learn(["four hundred and four", "FOUR hundred, 404", "四百零四"], vocab=600)
+    assert [tokenizer.decode([i]) for i in tokenizer.encode("four hundred four")] == ["four", " ", "hundred", " ", "four"]
+    assert [tokenizer.decode([i]) for i in tokenizer.encode("四百 fort")][:3] == ["四", "百", " "]  # Chinese characters stay single
+    assert tokenizer.encode("x四百") == CharTokenizer().encode("x四百")  # the characters keep their ids
+    assert 512 < tokenizer.vocab_size <= 600 and max(tokenizer.tokens) == tokenizer.vocab_size - 1
+    small = CharTokenizer.learn(["four hundred and four"], vocab=514)
+    assert small.vocab_size == 514 and small.decode(small.encode("four hundred")) == "four hundred"
+    assert CharTokenizer.learn(["four"], vocab=512).ids == CharTokenizer().ids
+
+
 def test_special_ids_decode_to_nothing_and_unknown_ids_are_refused():
     tokenizer = CharTokenizer()
     assert tokenizer.decode([*tokenizer.encode("one"), 0, 101, 102]) == "one"
@@ -183,6 +194,11 @@ def test_save_and_load_both_kinds(tmp_path):
     assert [path.name for path in sorted((tmp_path / "characters").iterdir())] == ["tokenizer.json", "tokenizer_config.json"]
     loaded = load_tokenizer(tmp_path / "characters")
     assert isinstance(loaded, CharTokenizer) and loaded.ids == CharTokenizer().ids
+
+    words = CharTokenizer.learn(["four hundred and four"], vocab=540)
+    words.save(tmp_path / "words")
+    again = load_tokenizer(tmp_path / "words")
+    assert again.ids == words.ids and again.encode("four and") == words.encode("four and") and len(words.encode("four")) == 1
 
     released = tmp_path / "released"  # the same files without our mark are read as byte pairs
     CharTokenizer().save(released)

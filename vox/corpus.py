@@ -1,10 +1,10 @@
-"""Speech corpora as `datasets.Dataset`: the synthetic "numbers" corpus, and your own speech (paper §4.1 describes the real thing).
+"""Speech corpora as `datasets.Dataset`: the synthetic "numbers" and "sentences", and your own speech (paper §4.1 describes the real thing).
 
 Notable choices
 - `load` gives rows of audio (the bytes of a file, or its path), text, speaker, language and seconds; `wav(row)` decodes one row.
   Decoding is left to soundfile, so `datasets` needs no audio codec of its own;
-- "numbers" is rendered on the spot by espeak-ng: English and Mandarin cardinals, clock times and dates written as words. Its texts
-  are split by a hash and its voices by variant; both splits are fixed, and `seed` draws only which text meets which speaker;
+- "numbers" (cardinals, clock times and dates written as words) and "sentences" (drawn from a grammar) are rendered on the spot by
+  espeak-ng, in English and Mandarin. Texts are split by a hash and voices by variant; both splits are fixed, whatever the `seed`;
 - every corpus is checked and written once, as Parquet, to a cache folder named by a hash of all that matters; the folder appears
   under its name when it is complete, so a killed build leaves nothing half-made;
 - real speech is read once when it is first loaded. A row that cannot be used is left out, a file of another rate or with several
@@ -37,14 +37,15 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from vox import audio, espeak
+from vox import audio, espeak, phrases, sentences
 from vox.espeak import reference, render, speakers, voices
 from vox.files import cache_folder
-from vox.phrases import LANGUAGES, SPLITS, kinds, split_of, texts
+from vox.phrases import LANGUAGES, SPLITS, split_of, texts
 
 __all__ = ["load", "reference", "render", "speakers", "split_of", "texts", "voices", "wav"]
 
 VERSION = 1  # raise it whenever the same settings would give other rows
+DRAWS = {"numbers": phrases.draw, "sentences": sentences.draw}  # what is synthesised
 HOURS = {"train": 10.0, "validation": 0.5, "test": 0.5}
 SOUNDS = (".wav", ".flac", ".mp3")
 MIN_SECONDS = 0.2  # about one patch of the released model
@@ -64,6 +65,7 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
 
     name: "numbers", the synthetic corpus: train (seen voices, training texts), validation (seen voices, held-out texts), test
         (unseen voices, other held-out texts), rendered at `sample_rate` Hz until `hours` are full (10, 0.5 and 0.5);
+      "sentences", the same with an open vocabulary and punctuation, for preset "small";
       "folder:PATH", wav, flac and mp3 files with a .txt file beside each, or listed in PATH/metadata.csv (columns file_name and text);
       "manifest:FILE.jsonl", one {"audio": path, "text": …} per line; durations are measured, so "duration" is not needed;
       "hub:NAME", a dataset of the Hugging Face hub, or a local folder of that layout.
@@ -72,17 +74,17 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
 
     Raises ValueError for an unknown name, split or folder, and if no usable row is left; warns of rows left out, naming the files.
     """
-    sources = {"numbers": _numbers, "folder": _folder, "manifest": _manifest, "hub": _hub}
+    sources = {"folder": _folder, "manifest": _manifest, "hub": _hub}
     kind, _, place = name.partition(":")
-    if kind not in sources or bool(place) == (kind == "numbers"):
-        raise ValueError(f"unknown corpus {name!r}: use numbers, folder:PATH, manifest:FILE.jsonl or hub:NAME")
+    if kind not in sources | DRAWS or bool(place) == (kind in DRAWS):
+        raise ValueError(f"unknown corpus {name!r}: use numbers, sentences, folder:PATH, manifest:FILE.jsonl or hub:NAME")
     if split not in SPLITS and kind != "hub":
         raise ValueError(f"unknown split {split!r}: use {', '.join(SPLITS)}")
     if hours is not None and not hours > 0:
         raise ValueError(f"hours must be positive, not {hours}")
     cache = Path(cache) if cache else cache_folder()
-    if kind == "numbers":
-        settings, rows = _numbers(split, float(hours or HOURS[split]), seed, sample_rate)
+    if kind in DRAWS:
+        settings, rows = _synthetic(kind, split, float(hours or HOURS[split]), seed, sample_rate)
     else:
         settings, rows = sources[kind](place, split, sample_rate, cache)
     settings |= {"kind": kind, "split": split, "version": VERSION}
@@ -91,7 +93,7 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
     _build(name, folder, settings, rows)
     _warn(name, folder)
     data = datasets.Dataset.from_parquet(sorted(map(str, folder.glob("*.parquet"))), cache_dir=str(folder / "arrow"))
-    if kind != "numbers" and hours:
+    if kind not in DRAWS and hours:
         full = sum(total < hours * 3600 for total in itertools.accumulate(data["seconds"]))
         data = data.select(range(min(full + 1, len(data))))
     return data
@@ -150,26 +152,25 @@ def _warn(name, folder):
         warnings.warn(f"{name}: {_summary(report)}\nall listed in {path}", stacklevel=3)
 
 
-# ---------------------------------------------------------------- the numbers corpus
+# ---------------------------------------------------------------- the synthetic corpora
 
 
-def _numbers(split, hours, seed, sample_rate):
+def _synthetic(kind, split, hours, seed, sample_rate):
     settings = {"hours": hours, "seed": seed, "sample_rate": sample_rate, "espeak": importlib.metadata.version("espeakng-loader")}
-    return settings, _rendered(split, hours * 3600, seed, sample_rate)
+    return settings, _rendered(_draws(split, seed, kind), split, hours * 3600, sample_rate)
 
 
-def _draws(split, seed):
-    """Endless (text, language, speaker): both languages and the four kinds of text equally often, and every speaker."""
+def _draws(split, seed, kind="numbers"):
+    """Endless (text, language, speaker): both languages equally often, and every speaker."""
     draw = random.Random(f"{split} {seed}")
     while True:
         language = draw.choice(LANGUAGES)
-        text = draw.choice(draw.choice(kinds(language, split)))
+        text = DRAWS[kind](draw, language, split)
         yield text, language, draw.choice(speakers(split))
 
 
-def _rendered(split, target, seed, sample_rate):
-    """Rows of the numbers corpus until `target` seconds are full, in the order of the draws."""
-    draws = _draws(split, seed)
+def _rendered(draws, split, target, sample_rate):
+    """Rows of a synthetic corpus until `target` seconds are full, in the order of the draws."""
     chunks = iter(lambda: list(itertools.islice(draws, 64)), [])
     workers = 1 if target < 600 else min(os.cpu_count(), 8)  # starting processes takes longer than rendering ten minutes
     rendered = _parallel(functools.partial(espeak.render_rows, sample_rate=sample_rate), chunks, workers)

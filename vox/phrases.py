@@ -1,4 +1,4 @@
-"""The texts of the default corpus: English and Mandarin cardinals, clock times and dates, written as words.
+"""The texts of the corpus "numbers": English and Mandarin cardinals, clock times and dates, written as words.
 
 Notable choices
 - everything is lower case and without punctuation (but o'clock), so a text holds only what is heard;
@@ -9,6 +9,8 @@ import calendar
 import functools
 import hashlib
 import itertools
+import random
+import re
 
 from vox.text import cardinal
 
@@ -22,14 +24,23 @@ ORDINALS = (
 
 
 def split_of(text: str) -> str:
-    """The split a text of the numbers corpus belongs to, by a hash: 90 % train, 5 % validation, 5 % test."""
-    share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 100
+    """The split a text of a synthetic corpus belongs to, by a hash of its words: 90 % train, 5 % validation, 5 % test.
+
+    Capitals and punctuation do not count, so a question cannot be held out while training hears it as a statement.
+    """
+    words = re.sub(r"[^\w' ]", "", text.lower())
+    share = int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") % 100
     return "train" if share < 90 else "validation" if share < 95 else "test"
 
 
 def texts(language: str, split: str = "train") -> list[str]:
     """All texts of the numbers corpus in "en-us" or "cmn" that belong to a split. Raises ValueError for another language or split."""
     return list(itertools.chain.from_iterable(kinds(language, split)))
+
+
+def draw(source: random.Random, language: str, split: str = "train") -> str:
+    """A text of the numbers corpus, the four kinds equally often. Moves `source` on; raises ValueError as `texts` does."""
+    return source.choice(source.choice(kinds(language, split)))
 
 
 @functools.cache

@@ -1,21 +1,26 @@
 """Text in, token ids out (paper §3.1: byte-pair tokens, with tokens of several Chinese characters split into single ones).
 
 Two tokenizers with one face (`encode`, `decode`, `vocab_size`, `save`): `CharTokenizer` is embedded here and has one id per
-character of English and common Mandarin; `BPETokenizer` reads the released `tokenizer.json`.
+character of English and common Mandarin, and more for the words of a corpus if it may learn them; `BPETokenizer` reads the
+released `tokenizer.json`.
 
 Notable choices
 - ids 0, 1, 2, 3 are padding, begin, end and unknown; 101 to 104 are the released ids of the audio marks, in both tokenizers;
 - `CharTokenizer` hears, it does not read: digits are spoken before they are tokenized, capitals and full-width forms fold
   into one spelling, and a character it does not know is an error and never a silent gap;
+- pairs are merged inside English words only: a word's sound is learnt from one token in a fraction of the steps that its
+  spelling takes, and Chinese characters stay single, as in the released model;
 - `BPETokenizer` changes nothing but white space, because the released model was trained on texts as written.
 """
 
+import itertools
+import json
 import re
 import shutil
 import unicodedata
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from vox.files import read_json, replacing, write_json
 
@@ -38,6 +43,10 @@ CHARACTERS = (
     "青收热离帮爱快乐谢请您吗呢吧啊哪谁怎喜欢吃喝茶饭红黄蓝绿黑春夏秋冬雨雪风云花树鸟鱼狗猫车站飞票钱买卖店房屋校朋友父母爸妈哥姐弟妹"
     "孩男京城省村河江湖音歌唱读写字语言英汉词句课考试忙"
 )
+
+# What a vocabulary of 4096 has room for as well: all of level 1 of GB 2312, the 3755 characters that figures can draw.
+_LEVEL_1 = bytes(byte for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF if row < 0xD7 else 0xFA) for byte in (row, cell))
+MORE_CHARACTERS = CHARACTERS + "".join(character for character in _LEVEL_1.decode("gb2312") if character not in CHARACTERS)
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
@@ -168,17 +177,42 @@ def split_text(text: str, seconds: float) -> list[str]:
     return [piece.strip() for piece in pieces if re.search(r"\w", piece)] or [text]  # marks alone are nothing to say
 
 
-class CharTokenizer:
-    """One id per character, of `CHARACTERS` by default: no file needed, 512 ids.
+def known_characters(vocab: int) -> str:
+    """The characters that get an id each in a vocabulary of this size."""
+    return MORE_CHARACTERS if vocab >= 4096 else CHARACTERS
 
-    `save` writes a folder that `transformers.LlamaTokenizerFast` loads with the same ids for normalised lower-case text.
+
+class CharTokenizer:
+    """One id per character, of `CHARACTERS` by default: no file needed, 512 ids. With `MORE_CHARACTERS` they are 3802, the first the same.
+
+    merges: pairs of tokens that become one, in the order they are looked for (byte-pair encoding); `learn` finds those of a corpus.
+    Their ids follow those of the characters. `save` writes a folder that `transformers.LlamaTokenizerFast` loads with the same
+    ids for normalised lower-case text.
     """
 
-    def __init__(self, characters: str = CHARACTERS):
-        ids = (i for i in range(len(characters) + len(SPECIAL)) if i not in SPECIAL)
-        self.ids = dict(zip(characters, ids, strict=True))
-        self.characters = {i: character for character, i in self.ids.items()}
-        self.vocab_size = len(characters) + len(SPECIAL)
+    def __init__(self, characters: str = CHARACTERS, merges=()):
+        tokens = dict.fromkeys((*characters, *(first + second for first, second in merges)))
+        self.ids = dict(zip(tokens, (i for i in itertools.count() if i not in SPECIAL), strict=False))
+        self.tokens = {i: token for token, i in self.ids.items()}
+        self.vocab_size = len(self.ids) + len(SPECIAL)
+        self.settings = {"characters": characters, "merges": [list(pair) for pair in merges]}
+        marked = {token.replace(" ", "▁"): i for token, i in self.ids.items()}
+        vocabulary = marked | {token: i for i, token in SPECIAL.items()}
+        self.tokenizer = Tokenizer(models.BPE(vocabulary, merges=[tuple(pair) for pair in merges], unk_token="<unk>"))
+        self.tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+        self.tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL.values()])
+
+    @classmethod
+    def learn(cls, texts, vocab: int) -> "CharTokenizer":
+        """The tokenizer of a corpus: the characters that `vocab` ids have room for, and the merges of its English words that fit then."""
+        characters = known_characters(vocab)
+        learner = Tokenizer(models.BPE())
+        learner.pre_tokenizer = pre_tokenizers.Split(Regex("[^a-z']+"), "removed")
+        alphabet = sorted("abcdefghijklmnopqrstuvwxyz'")
+        room = vocab - len(characters) - len(SPECIAL)
+        trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + room, initial_alphabet=alphabet, show_progress=False)
+        learner.train_from_iterator((normalise(text).lower() for text in texts), trainer)
+        return cls(characters, json.loads(learner.to_str())["model"]["merges"])
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, after `normalise` and lower-casing. Raises UnknownCharacter, and ValueError as `normalise` does."""
@@ -186,7 +220,7 @@ class CharTokenizer:
         unknown = "".join(dict.fromkeys(character for character in spoken if character not in self.ids))
         if unknown:
             raise UnknownCharacter(unknown, text)
-        return [self.ids[character] for character in spoken]
+        return self.tokenizer.encode(spoken, add_special_tokens=False).ids
 
     def decode(self, ids) -> str:
         """The text of ids; padding and the other special ids are left out. Raises ValueError for an id out of range."""
@@ -194,19 +228,14 @@ class CharTokenizer:
         for i in ids:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"token id {i} is not in this tokenizer's 0..{self.vocab_size - 1}")
-        return "".join(self.characters.get(i, "") for i in ids)
+        return "".join(self.tokens.get(i, "") for i in ids)
 
     def save(self, folder):
         """Write `tokenizer.json` and `tokenizer_config.json` into a folder, made if missing."""
-        marked = {character.replace(" ", "▁"): i for character, i in self.ids.items()}
-        vocabulary = marked | {token: i for i, token in SPECIAL.items()}
-        tokenizer = Tokenizer(models.BPE(vocabulary, merges=[], unk_token="<unk>"))  # no merges: characters stay apart
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
-        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL.values()])
-        config = {"tokenizer_class": "LlamaTokenizerFast", "characters": "".join(self.ids), "add_prefix_space": False, "legacy": False}
+        config = {"tokenizer_class": "LlamaTokenizerFast", "add_prefix_space": False, "legacy": False} | self.settings
         config |= {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": False}
         with replacing(Path(folder) / "tokenizer.json") as aside:
-            tokenizer.save(str(aside))
+            self.tokenizer.save(str(aside))
         write_json(Path(folder) / "tokenizer_config.json", config)
 
 
@@ -259,8 +288,8 @@ class BPETokenizer:
 
 def load_tokenizer(folder) -> CharTokenizer | BPETokenizer:
     """The tokenizer that stands in a model's folder. Raises ValueError naming the file that is missing or broken."""
-    characters = _settings(Path(folder)).get("characters")
-    return CharTokenizer(characters) if characters else BPETokenizer(folder)
+    settings = _settings(Path(folder))
+    return CharTokenizer(settings["characters"], settings.get("merges", ())) if "characters" in settings else BPETokenizer(folder)
 
 
 def _settings(folder):

@@ -28,7 +28,7 @@ from vox.generate import generate, stream
 from vox.locdit import LocDiT
 from vox.locenc import LocEnc
 from vox.ralm import RALM
-from vox.text import CharTokenizer
+from vox.text import CharTokenizer, known_characters
 from vox.transformer import KVCache
 from vox.tslm import TSLM
 from vox.vae import AudioVAE
@@ -48,13 +48,13 @@ class VoxCPM(nn.Module):
     Args:
         config: sizes and switches.
         vae: a trained AudioVAE (frozen here); a fresh one of config.vae if None.
-        tokenizer: turns text into ids; the built-in character tokenizer if None.
+        tokenizer: turns text into ids; the character tokenizer of config.vocab ids if None.
     """
 
     def __init__(self, config: Config, vae: AudioVAE | None = None, tokenizer=None):
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer or CharTokenizer()
+        self.tokenizer = tokenizer or CharTokenizer(known_characters(config.vocab))
         hidden, dim = config.tslm.hidden, config.vae.latent_dim
         self.tslm = TSLM(config.tslm, config.vocab)
         self.fsq = FSQ(hidden, config.fsq) if config.ralm != "none" else None

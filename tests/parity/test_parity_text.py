@@ -81,8 +81,8 @@ def test_trailing_white_space_is_dropped(folders):
     assert ours.encode(" the \n one ") == theirs("the one")
 
 
-def test_character_ids_are_official(tmp_path):
-    ours = CharTokenizer()
+@pytest.mark.parametrize("ours", [CharTokenizer(), CharTokenizer.learn([cardinal(n, "en") for n in range(0, 999, 7)], 1024)])
+def test_character_ids_are_official(tmp_path, ours):
     ours.save(tmp_path)
     theirs = official(tmp_path)
     numbers = [cardinal(n, language) for n in range(0, 9999, 97) for language in ("en", "zh")]
