@@ -220,3 +220,15 @@ def test_latent_scale_is_the_deviation_of_each_channel():
         torch.testing.assert_close(feed.latent_scale(vae, waves, seed=0), torch.ones(4), rtol=1e-4, atol=1e-4)
         vae.rescale_(torch.tensor([1.0, 1.0, 1.0, 1e4]))  # a channel that does not move is not blown up
     assert feed.latent_scale(vae, waves, seed=0)[3] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_channels_that_say_less_than_their_noise_are_dropped(data):
+    vae = AudioVAE(CONFIG.vae)
+    with torch.no_grad():
+        vae.encoder.fc_mu.scale_(torch.tensor([1.0, 1e-3, 1.0, 1.0]), 0)
+        vae.encoder.fc_logvar.bias[3] = 5.0
+    slim = feed.without_silence(vae, data)
+    assert slim.config.latent_dim == 2
+    wav = speech(0.6, 9)[None, None]
+    with torch.no_grad():
+        torch.testing.assert_close(slim.encode(wav), vae.encode(wav)[:, [0, 2]])

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vox.vae import CausalConv, DepthwiseConv, SineSquared, Snake
+from vox.config import VAEConfig
+from vox.vae import AudioVAE, CausalConv, DepthwiseConv, SineSquared, Snake
 
 
 @pytest.mark.parametrize("dilation", [1, 3, 9])
@@ -33,3 +34,22 @@ def test_snake():
     x = torch.randn(2, 3, 10, dtype=torch.double, requires_grad=True)
     torch.testing.assert_close(snake(x), x + torch.sin(snake.alpha * x).square() / snake.alpha)
     assert torch.autograd.gradcheck(SineSquared.apply, (x, snake.alpha))
+
+
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_channels_that_stand_still_can_be_left_out(depthwise):
+    """With them at their means the speech is the same, and the latents that stay are the same."""
+    torch.manual_seed(0)
+    vae = AudioVAE(VAEConfig(encoder_dim=4, latent_dim=6, decoder_dim=32, depthwise=depthwise)).eval()
+    for parameter in vae.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    channels, means = torch.tensor([True, False, True, True, False, False]), torch.randn(6)
+    slim = vae.keep(channels, means)
+    assert slim.config.latent_dim == 3
+    wav = torch.rand(2, 1, 6400) - 0.5
+    with torch.no_grad():
+        for whole, part in zip(vae.encode_stats(wav), slim.encode_stats(wav), strict=True):
+            torch.testing.assert_close(part, whole[:, channels])
+        z = torch.where(channels[:, None], torch.randn(2, 6, 20), means[:, None])
+        late = 9 * vae.config.hop  # the first frames see the silence before them, not the means
+        torch.testing.assert_close(slim.decode(z[:, channels])[..., late:], vae.decode(z)[..., late:], atol=1e-5, rtol=1e-4)

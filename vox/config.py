@@ -288,13 +288,14 @@ def _tiny() -> Config:
         ralm_layers=2,
         locenc=TransformerConfig(layers=2, hidden=256, ffn=768, heads=8, kv_heads=2),
         locdit=TransformerConfig(layers=3, hidden=256, ffn=768, heads=8, kv_heads=2),
-        vocab=512,
+        vocab=1024,
+        patch=4,
         fsq=FSQConfig(dim=64),
         max_length=1024,
-        train=TrainConfig(steps=20000, batch=32, lr=1e-3, lr_end=5e-5, warmup=500, decay=5000, checkpoint=500),
+        train=TrainConfig(steps=12000, batch=16, lr=1e-3, lr_end=5e-5, warmup=300, decay=3000, join=0.5, checkpoint=250),
         vae_train=VAETrainConfig(
             steps=8000, lr=2e-3, warmup=200, decay=3000, betas=(0.8, 0.95), clip=10.0, ema=0.999, kl=5e-3, checkpoint=250
-        ),  # at twice this rate the first hundred steps jump; kl, 100 times the paper's, should make latents easier to draw: untested
+        ),  # at twice this rate the first hundred steps jump; kl, 100 times the paper's, leaves 14 channels that speak
     )
 
 

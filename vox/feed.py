@@ -150,11 +150,23 @@ def latent_scale(vae, waves: Waves, seed: int, rows: int = SCALE_ROWS) -> Tensor
 
     Channels that hardly move (below a tenth of the median) count as a tenth of it: the noise in them is not to be blown up.
     """
+    deviation = statistics(vae, waves, seed, rows)[0].std(1)
+    return deviation.clamp(min=0.1 * deviation.median()).clone()
+
+
+@torch.inference_mode()
+def without_silence(vae, data, seed: int = 0):
+    """The AudioVAE without the latent channels that say less than their own noise on a dataset of `vox.corpus`: μ moves less than σ."""
+    mu, logvar = statistics(vae, Waves(data, vae.config.sample_rate), seed, SCALE_ROWS)
+    return vae.keep(mu.var(1) > logvar.exp().mean(1), mu.mean(1))
+
+
+def statistics(vae, waves: Waves, seed: int, rows: int) -> tuple[Tensor, Tensor]:
+    """μ and log σ² of some recordings, end to end, each [D, L] float32."""
     order = torch.randperm(len(waves), generator=generator(seed, "scale"))[:rows].tolist()
     device = next(vae.parameters()).device
-    latents = torch.cat([vae.encode(waves[row][None, None].to(device))[0] for row in order], 1)  # [D, L]
-    deviation = latents.float().std(1)
-    return deviation.clamp(min=0.1 * deviation.median()).clone()
+    mu, logvar = torch.cat([torch.cat(vae.encode_stats(waves[row][None, None].to(device))) for row in order], 2).float()  # [2, D, L]
+    return mu, logvar
 
 
 # ---- utterances ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ Parameter names are those of the released `audiovae` checkpoint.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -279,3 +280,28 @@ class AudioVAE(nn.Module):
         first = self.decoder.model[0]
         first.scale_(scale, 0 if first.groups > 1 else 1)
         return self
+
+    @torch.no_grad()
+    def keep(self, channels: Tensor, means: Tensor) -> "AudioVAE":
+        """This VAE with some latent channels only, [D] bool; means [D] of all of them stand for those that are left out.
+
+        A KL term with some weight silences the channels it can do without: their μ hardly moves and their σ is that of noise.
+        """
+        vae = AudioVAE(replace(self.config, latent_dim=int(channels.sum())))
+        first, second = self.decoder.model[:2]
+        left_out = torch.where(channels, 0, means)
+        if first.groups > 1:  # the channels meet in the second convolution
+            constant = torch.where(channels, 0, first.bias) + left_out * first.weight().sum((1, 2))
+            mixer, name = second, "decoder.model.1"
+        else:
+            constant, mixer, name = left_out, first, "decoder.model.0"
+        mix = mixer.weight()  # [C, D, K]
+        values = self.state_dict()
+        values[f"{name}.bias"] = mixer.bias + mix.sum(2) @ constant
+        values[f"{name}.weight_v"] = mix[:, channels]
+        values[f"{name}.weight_g"] = mix[:, channels].flatten(1).norm(dim=1).view(-1, 1, 1)
+        for row in ("encoder.fc_mu", "encoder.fc_logvar", *(["decoder.model.0"] if first.groups > 1 else [])):
+            for part in ("bias", "weight_g", "weight_v"):
+                values[f"{row}.{part}"] = values[f"{row}.{part}"][channels]
+        vae.load_state_dict(values)
+        return vae.to(mix.device).train(self.training)
