@@ -80,6 +80,21 @@ def test_healthy_folder_loads_and_saves_no_pickle(folder):
     assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors"}
 
 
+def test_weights_stored_in_16_bits_come_back_to_the_models_own(folder, tmp_path):
+    model = load(folder, device="cpu")
+    model.save(tmp_path, half=True)
+    for file in ("model.safetensors", "audiovae.safetensors"):
+        assert {value.dtype for value in load_file(tmp_path / file).values()} == {torch.float16}
+    again = load(tmp_path, device="cpu")
+    assert again.dtype == model.dtype == torch.float32
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value.half().float()), name
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = 1e5  # finite, but not in 16 bits
+    with pytest.raises(ValueError, match="not finite"):
+        model.save(tmp_path, half=True)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "audiovae.safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
 def test_truncated_weights(copy, file, share):

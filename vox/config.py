@@ -292,7 +292,7 @@ def _tiny() -> Config:
         patch=4,
         fsq=FSQConfig(dim=64),
         max_length=1024,
-        train=TrainConfig(steps=12000, batch=16, lr=1e-3, lr_end=5e-5, warmup=300, decay=3000, join=0.5, checkpoint=250),
+        train=TrainConfig(steps=9000, batch=16, lr=1e-3, lr_end=5e-5, warmup=300, decay=2500, join=0.5, checkpoint=250),
         vae_train=VAETrainConfig(
             steps=8000, lr=2e-3, warmup=200, decay=3000, betas=(0.8, 0.95), clip=10.0, ema=0.999, kl=5e-3, checkpoint=250
         ),  # at twice this rate the first hundred steps jump; kl, 100 times the paper's, leaves 14 channels that speak

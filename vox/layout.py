@@ -230,20 +230,24 @@ def _fit(file, weights, wanted, name_in_file):
             raise ValueError(f"{file}: {name_in_file(name)} {shapes}")
 
 
-def write(folder, config: Config, weights: dict[str, Tensor], tokenizer):
+def write(folder, config: Config, weights: dict[str, Tensor], tokenizer, half: bool = False):
     """Write a model folder in the released layout.
 
-    Args: folder, made if missing; config; weights under our names; tokenizer, with a `save(folder)` of its own.
+    Args: folder, made if missing; config; weights under our names; tokenizer, with a `save(folder)` of its own; half, store
+        them as float16 (config.json goes on saying what they are computed in, and `vox.load` brings them back to it).
     Raises ValueError if a weight is not finite: such a model is lost, and an older file should not go with it.
     """
     folder = Path(folder)
+    dtype = next(tensor.dtype for name, tensor in weights.items() if not name.startswith("vae."))
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    if half:
+        weights = {name: tensor.half() for name, tensor in weights.items()}
     bad = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
     if bad:
         raise ValueError(f"weight {bad} holds values that are not finite; nothing was written to {folder}")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     vae = {name.removeprefix("vae."): tensor for name, tensor in weights.items() if name.startswith("vae.")}
     model = {released_name(name): tensor for name, tensor in weights.items() if not name.startswith("vae.")}
-    tree = released_config(config, next(iter(model.values())).dtype)
+    tree = released_config(config, dtype)
     tokenizer.save(folder)
     for name, tensors in ((VAE_FILES[0], vae), (MODEL_FILES[0], model)):
         with replacing(folder / name) as aside:

@@ -158,9 +158,9 @@ class VoxCPM(nn.Module):
         """Speak `text` patch by patch, each as soon as it is drawn. See `vox.generate.stream` for all options."""
         return stream(self, text, prompt_wav, prompt_text, **options)
 
-    def save(self, folder):
-        """Write a folder that `vox.load`, and for models without ablations the official package, can read.
+    def save(self, folder, half: bool = False):
+        """Write a folder that `vox.load`, and for models without ablations the official package, can read; half: as float16.
 
         Raises ValueError if the weights hold values that are not finite.
         """
-        layout.write(folder, self.config, self.state_dict(), self.tokenizer)
+        layout.write(folder, self.config, self.state_dict(), self.tokenizer, half)
