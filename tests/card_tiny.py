@@ -1,0 +1,245 @@
+"""MODEL_CARD.md of the shipped model, filled from data/results/tiny*.json and the judges' own report: no figure is typed by hand."""
+
+from pathlib import Path
+
+from vox.files import HOME, read_json, replacing
+
+NAMES = {"en-us": "English, WER", "cmn": "Mandarin, CER"}
+PERCENT, PLAIN = "%", ""
+MEASURES = {  # how a figure is called and written
+    "error_rate en-us": ("English, WER", PERCENT),
+    "error_rate cmn": ("Mandarin, CER", PERCENT),
+    "stop_failures": ("stop failures", PERCENT),
+    "identified": ("identified as the prompt's voice", PERCENT),
+    "identified_by_chance": ("identified by chance", PERCENT),
+    "sim": ("similarity to the prompt (cosine)", PLAIN),
+    "mcd": ("mel-cepstral distortion, dB", PLAIN),
+    "f0": ("pitch error, cents", PLAIN),
+    "duration": ("duration, of the true one's", PLAIN),
+    "stoi": ("STOI", PLAIN),
+    "pesq": ("PESQ-WB", PLAIN),
+    "si_sdr": ("SI-SDR, dB", PLAIN),
+    "mel": ("multi-scale mel distance", PLAIN),
+    "kbit_per_second": ("kbit/s, without the container", PLAIN),
+}
+TITLES = {
+    "tts": "Held-out texts in seen voices",
+    "clone": "Held-out texts in unseen voices, each cloned from one prompt of 1 to 3 s",
+    "vae": "Recordings of unseen voices through the AudioVAE and through Opus",
+    "sphinx": "pocketsphinx, which knows the corpus's words, on the same texts and voices",
+    "sixteen": "Weights in 16 bits and in float32",
+    "legs": "What more training buys",
+}
+# what was aimed for: part, entry, figure, side, most (or least) it may be
+BARS = [
+    *(("tts", entry, f"error_rate {language}", "speech", "≤", 0.05) for entry in ("no prompt", "prompted") for language in NAMES),
+    *(("tts", entry, "stop_failures", "speech", "≤", 0.01) for entry in ("no prompt", "prompted")),
+    *(("clone", "cloned", f"error_rate {language}", "speech", "≤", 0.08) for language in NAMES),
+    ("clone", "cloned", "identified", "speech", "≥", 0.8),
+    ("clone", "cloned", "identified", "below true", "≤", 0.1),
+    ("clone", "cloned", "stop_failures", "speech", "≤", 0.01),
+    *(("vae", "AudioVAE", f"error_rate {language}", "above", "≤", 0.02) for language in NAMES),
+    ("vae", "AudioVAE", "stoi", "speech", "≥", 0.9),
+    ("sphinx", "cloned", "error_rate en-us", "above", "≤", 0.1),
+]
+JUDGE_BARS = [
+    *(("recogniser", voices, language, most) for voices, most in (("seen", 0.02), ("unseen", 0.04)) for language in NAMES),
+    ("speaker", "unseen", "eer", 0.05),
+]
+
+
+class MissingPart(ValueError):
+    """A part that the card needs was not measured."""
+
+
+def number(value: float, unit: str = PLAIN) -> str:
+    """A value as the card writes it."""
+    return f"{100 * value:.2f} %" if unit == PERCENT else f"{value:.3g}"
+
+
+def figure(values, unit: str = PLAIN) -> str:
+    """[value, low, high, n] as the card writes it."""
+    value, low, high, n = values
+    ends = [number(each, unit).removesuffix(" %") for each in (low, high)]
+    return f"{number(value, unit)} ({ends[0]} … {ends[1]}, n = {n})"
+
+
+def table(head, rows) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def verdict(values, sign: str, bar: float) -> str:
+    """Whether a bar is reached, and whether the whole interval is on its good side."""
+    value, low, high, _ = values
+    good, all_good = (value <= bar, high <= bar) if sign == "≤" else (value >= bar, low >= bar)
+    return ("reached" if all_good else "reached, the interval is not") if good else "missed"
+
+
+def entries(name: str, part: dict) -> dict:
+    """{entry: {figure: {side: values}}} of a part's figures."""
+    return {entry: figures for entry, figures in part["figures"].items() if isinstance(figures, dict)}
+
+
+def bars(results: dict, judges: dict):
+    """Rows of the table of what was aimed for."""
+    for kind, voices, name, most in JUDGE_BARS:
+        values = judges["errors"][kind][voices][name]
+        title = f"judges on true recordings, {voices} voices: {NAMES.get(name, 'equal error rate')}"
+        yield [title, f"≤ {number(most, PERCENT)}", figure(values, PERCENT), verdict(values, "≤", most)]
+    for part, entry, name, side, sign, bar in BARS:
+        sides, (title, unit) = results[part]["figures"][entry][name], MEASURES[name]
+        if side == "below true":
+            value = sides["true"][0] - sides["speech"][0]
+            low, high = sides["true"][0] - sides["speech"][2], sides["true"][0] - sides["speech"][1]
+            values = [value, low, high, sides["speech"][3]]  # the interval of the speech alone
+        else:
+            values = sides[side]
+        what = {"above": ", above the true recordings", "below true": ", below the true recordings"}.get(side, "")
+        yield [f"{part}, {entry}: {title}{what}", f"{sign} {number(bar, unit)}", figure(values, unit), verdict(values, sign, bar)]
+
+
+def all_figures(part: dict, name: str) -> str:
+    """The table of one part: each figure beside the same judge's on the true recordings."""
+    rows = []
+    for entry, figures in entries(name, part).items():
+        for key, sides in figures.items():
+            title, unit = MEASURES[key]
+            cells = [figure(sides[side], unit) if side in sides else "" for side in ("speech", "true", "above")]
+            cells[0] = cells[0] or figure(sides["chance"], unit)
+            rows.append([entry, title, *cells])
+    return table(["", "", "speech", "true recordings", "above by"], rows)
+
+
+def minutes(seconds: float) -> str:
+    """Seconds in words."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def card(results: dict, judges: dict, vae: dict, lm: dict, bytes_shipped: int) -> str:
+    """The model card as Markdown, of the measurements, the judges' report, the two training logs and the size of what ships.
+
+    Raises MissingPart naming parts without which there is no card, or that were measured on other weights than the rest.
+    """
+    needed = ["tts", "clone", "vae", "sphinx"]
+    if lacking := [name for name in needed if name not in results]:
+        raise MissingPart(f"no card without {', '.join(lacking)}: python tests/measure_tiny.py {' '.join(lacking)}")
+    if others := [name for name in results if results[name]["weights"] != results["tts"]["weights"]]:
+        raise MissingPart(f"{', '.join(others)} measured on other weights than tts: measure again")
+    latents = {"before": vae["model"]["latent_dim"], "after": lm["model"]["vae"]["latent_dim"]}
+    steps = int(lm["steps"])
+    parts = [name for name in TITLES if name in results]
+    absent = [TITLES[name] for name in TITLES if name not in results]
+    training = [
+        ["AudioVAE", vae["steps"], minutes(vae["seconds"]), vae["threads"], vae["seed"], vae["machine"]["cpu"], vae["machine"]["torch"]],
+        ["VoxCPM", steps, minutes(lm["seconds"]), lm["threads"], lm["seed"], lm["machine"]["cpu"], lm["machine"]["torch"]],
+    ]
+    sections = []
+    for name in parts:
+        part = results[name]
+        text = f"### {TITLES[name]}\n\n{all_figures(part, name)}\n"
+        if name == "clone":
+            candidates = " to ".join(map(str, part["figures"]["candidates"]))
+            chance = number(part["figures"]["chance"], PERCENT)
+            text += f"\nA voice is identified among {candidates}, one of each unseen variant; by chance {chance} are right.\n"
+        if name == "legs":
+            hours = [[leg, minutes(int(leg) * lm["seconds"] / steps)] for leg in part["figures"]]
+            text += f"\nWithout the retries of `generate`.\n\n{table(['steps', 'training time'], hours)}\n"
+        machine = part["machine"]
+        where = f"{machine['threads']} thread(s), {machine['cpu']}, {machine['commit']}"
+        text += f"\n`{part['command']}`, {minutes(part['seconds'])} on {where}.\n"
+        sections.append(text)
+    return TEMPLATE.format(
+        layers=lm["model"]["tslm"]["layers"],
+        hidden=lm["model"]["tslm"]["hidden"],
+        patch=lm["model"]["patch"],
+        rate=vae["model"]["sample_rate"],
+        before=latents["before"],
+        after=latents["after"],
+        megabytes=f"{bytes_shipped / 1e6:.1f}",
+        training=table(["", "steps", "wall time", "threads", "seed", "processor", "torch"], training),
+        vae_steps=vae["steps"],
+        lm_steps=steps,
+        seed=lm["seed"],
+        bars=table(["", "aimed for", "measured", ""], list(bars(results, judges))),
+        sections="\n".join(sections),
+        absent=f"\nNot measured: {'; '.join(absent)}.\n" if absent else "",
+        weights=results["tts"]["weights"],
+        commits=", ".join(sorted({results[name]["machine"]["commit"] for name in parts})),
+    )
+
+
+TEMPLATE = """# tiny: a small VoxCPM that says numbers, times and dates in English and Mandarin
+
+**What it is.** VoxCPM (arXiv 2509.24650) at preset `tiny`: a text-semantic LM of {layers} layers, {hidden} wide, patches of {patch}
+latents, on an AudioVAE of its own at {rate} Hz. Everything was trained from nothing by the code in this repository. `vox.load("tiny")`
+loads it offline, and the official package `voxcpm` reads the same folder. With the judges it takes {megabytes} MB.
+
+**Data.** The synthetic corpus `numbers` (see data/README.md): no recording of a person is in it. Texts and voices of every figure
+below were held out.
+
+**Recipe.** The AudioVAE took {vae_steps} steps; then latent channels that say less than their own noise were dropped, {after} of
+{before} stayed. VoxCPM took {lm_steps} steps on those latents, with warm-up, stable phase and decay. All settings and losses are in
+data/results/tiny_vae.json and data/results/tiny_lm.json.
+
+{training}
+
+**Not run on a GPU.** The same notebook trains there; nobody has.
+
+## Made again
+
+```
+papermill notebooks/12_scale.ipynb OUT.ipynb --cwd notebooks -p preset tiny -p hours 4 -p vae_steps 0 -p steps 1 -p every 0 \\
+    -p seed {seed} -p out runs/tiny_vae
+papermill notebooks/12_scale.ipynb OUT.ipynb --cwd notebooks -p preset tiny -p hours 5 -p steps 0 -p vae runs/tiny_vae/model \\
+    -p seed {seed} -p out runs/tiny
+```
+
+## Aimed for, and reached
+
+A figure stands with its 95 % interval and the number of cases. "above" compares text by text; the judges are those of
+data/checkpoints/judge, which have heard true recordings only.
+
+{bars}
+
+## All figures
+
+{sections}{absent}
+Measured on weights {weights}, with the code of {commits}.
+
+## Limits
+
+- A closed vocabulary: numbers, times and dates. Letters and characters outside the words it was trained on were never learnt.
+- Synthetic voices of espeak-ng: what it clones are other settings and variants of that synthesiser, not people.
+- {rate} Hz; short sentences; English and Mandarin.
+- The judges are small and know this corpus only. Their figures say nothing about other speech.
+
+## Consent
+
+Cloning a voice needs the consent of the person whose voice it is. This model was trained on no person's voice and clones people badly;
+larger ones do not. Say of synthetic speech that it is synthetic, and use no one's voice to deceive.
+
+## Licence
+
+Apache 2.0, as the code.
+"""
+
+
+def shipped() -> int:
+    """Bytes of data/checkpoints."""
+    return sum(path.stat().st_size for path in (HOME / "data/checkpoints").rglob("*") if path.is_file())
+
+
+def write_card(folder, measured, results):
+    """Write MODEL_CARD.md in the model's folder from the file `measured` and the logs in the folder `results`.
+
+    Raises ValueError naming a file or a part that is not there.
+    """
+    paths = [Path(measured), HOME / "data/checkpoints/judge/judge.json", Path(results) / "tiny_vae.json", Path(results) / "tiny_lm.json"]
+    for path in paths:
+        if not path.is_file():
+            raise MissingPart(f"no card without {path}: python tests/measure_tiny.py {'log' if 'tiny_' in path.name else ''}")
+    text = card(*map(read_json, paths), shipped())
+    with replacing(Path(folder) / "MODEL_CARD.md") as aside:
+        aside.write_text(text, encoding="utf-8")

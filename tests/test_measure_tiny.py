@@ -1,0 +1,152 @@
+"""The shipped model's measurement: parts resume and are written whole, and the card says what was measured. And what ships is sound."""
+
+import os
+
+import card_tiny
+import measure_tiny
+import pytest
+import torch
+
+import vox
+from vox import judge, metrics
+from vox.config import preset, to_dict
+from vox.files import HOME, read_json, write_json
+from vox.state import read_tensors
+
+SHIPPED = HOME / "data/checkpoints/tiny"
+shipped = pytest.mark.skipif(not SHIPPED.is_dir() and not os.environ.get("CI"), reason="no weights of tiny are shipped yet")
+FIGURE = [0.0123, 0.0101, 0.0234, 40]
+
+
+class Nods:
+    """Judges that hear one word, in one voice."""
+
+    def transcribe(self, wavs):
+        return ["four"] * len(wavs)
+
+    def embed(self, wavs):
+        return torch.nn.functional.normalize(torch.ones(len(wavs), 4), dim=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    vox.VoxCPM(preset("nano")).save(path := tmp_path_factory.mktemp("nano"))
+    return path
+
+
+def test_parts_resume(folder, tmp_path, monkeypatch):
+    """What is there is kept, unless it is asked for again or other weights are measured; a part that fails costs no other."""
+    calls = []
+
+    def part(name):
+        return lambda model, judges, **_: calls.append(name) or {"n": len(calls)}
+
+    def fails(model, judges, **_):
+        raise RuntimeError("cut")
+
+    out = tmp_path / "tiny.json"
+    monkeypatch.setattr(measure_tiny, "PARTS", {"tts": part("tts"), "clone": fails, "legs": part("legs")})
+    with pytest.raises(RuntimeError, match="cut"):
+        measure_tiny.measure(folder, out, judges=Nods())
+    assert list(read_json(out)) == ["tts"] and [path.name for path in tmp_path.iterdir()] == ["tiny.json"]
+    monkeypatch.setitem(measure_tiny.PARTS, "clone", part("clone"))
+    measure_tiny.measure(folder, out, judges=Nods())
+    assert calls == ["tts", "clone"], "legs need folders, and tts was there"
+    measure_tiny.measure(folder, out, ["tts"], judges=Nods())
+    assert calls == ["tts", "clone", "tts"] and read_json(out)["tts"]["figures"] == {"n": 3}
+    with pytest.raises(ValueError, match="--legs"):
+        measure_tiny.measure(folder, out, ["legs"], judges=Nods())
+    tree = read_json(out)
+    tree["tts"]["weights"] = "others"
+    write_json(out, tree)
+    measure_tiny.measure(folder, out, judges=Nods())
+    assert calls[3:] == ["tts"]
+
+
+def test_clone_on_a_small_model(folder, monkeypatch):
+    """The whole way of a part: every pick has a prompt of its own voice, candidates are of one variant each."""
+    monkeypatch.setattr(measure_tiny, "speak", lambda model, rows, *rest, **more: speak(model, rows, *rest, max_seconds=0.5, **more))
+    figures = measure_tiny.clone(vox.load(folder), Nods(), count=2, seeds=(0,), hours=0.05)
+    assert figures["cloned"]["error_rate cmn"]["speech"][3] == 2
+    assert {"speech", "true"} <= figures["cloned"]["identified"].keys()
+    assert 0 < figures["chance"] <= 1
+
+
+speak = measure_tiny.speak
+
+
+def a_measurement():
+    """Results as tiny.json holds them, all figures alike."""
+    rate = {"speech": FIGURE, "true": FIGURE, "above": FIGURE}
+    spoken = {name: rate for name in ("error_rate en-us", "error_rate cmn", "stop_failures", "identified")}
+    figures = {
+        "tts": {"no prompt": spoken, "prompted": spoken},
+        "clone": {"candidates": [24], "chance": 1 / 24, "cloned": spoken | {"mcd": {"speech": [7.891, 7.1, 8.2, 40]}}},
+        "vae": {"AudioVAE": spoken | {"stoi": {"speech": [0.912, 0.9, 0.93, 40]}}},
+        "sphinx": {"cloned": {"error_rate en-us": rate}},
+    }
+    machine = {"cpu": "a processor", "threads": 1, "torch": "2", "commit": "abc"}
+    return {name: {"figures": each, "weights": "w", "command": name, "machine": machine, "seconds": 60} for name, each in figures.items()}
+
+
+def a_log(model):
+    return {"steps": 10, "seconds": 4000.0, "threads": 1, "seed": 0, "machine": {"cpu": "c", "torch": "2"}, "model": model}
+
+
+def test_the_card_says_what_was_measured():
+    report = {
+        "errors": {"recogniser": {v: {"en-us": FIGURE, "cmn": FIGURE} for v in ("seen", "unseen")}, "speaker": {"unseen": {"eer": FIGURE}}}
+    }
+    config = to_dict(preset("tiny"))
+    logs = a_log(config["vae"]), a_log(config)
+    results = a_measurement()
+    text = card_tiny.card(results, report, *logs, 12_300_000)
+    for part in results.values():
+        for figures in part["figures"].values():
+            for name, sides in figures.items() if isinstance(figures, dict) else ():
+                for values in sides.values():
+                    assert card_tiny.figure(values, card_tiny.MEASURES[name][1]) in text
+    assert "12.3 MB" in text and "1.1 h" in text and "Not measured: " in text and "not run on a gpu" in text.lower()
+    del results["vae"]
+    with pytest.raises(card_tiny.MissingPart, match="no card without vae"):
+        card_tiny.card(results, report, *logs, 0)
+    results = a_measurement()
+    results["clone"]["weights"] = "others"
+    with pytest.raises(card_tiny.MissingPart, match="clone measured on other weights"):
+        card_tiny.card(results, report, *logs, 0)
+
+
+def test_verdicts():
+    assert card_tiny.verdict([0.01, 0.0, 0.02, 9], "≤", 0.05) == "reached"
+    assert card_tiny.verdict([0.04, 0.0, 0.06, 9], "≤", 0.05) == "reached, the interval is not"
+    assert card_tiny.verdict([0.7, 0.6, 0.9, 9], "≥", 0.8) == "missed"
+
+
+def test_a_log_is_short(tmp_path):
+    rows = [{"step": k + 1, "total": float(k), "lr": 0.1 * k} for k in range(305)]
+    report = {"history": rows, "steps": 305, "seconds": 9.0, "dropped": 0}
+    write_json(tmp_path / "report.json", {"identity": {"config": {"seed": 3}, "model": {}}, "report": report})
+    log = measure_tiny.log(tmp_path, threads=2)
+    assert len(log["history"]) <= 100 and log["history"][-1]["step"] == 305 and log["history"][0]["total"] == 1.5
+    assert (log["seed"], log["threads"]) == (3, 2)
+    with pytest.raises(ValueError, match="report.json"):
+        measure_tiny.log(tmp_path / "none", threads=1)
+
+
+# ---- what ships --------------------------------------------------------------------------------------------------------
+
+
+@shipped
+def test_what_ships_is_small():
+    assert card_tiny.shipped() < 40e6
+    for path in SHIPPED.glob("*.safetensors"):
+        assert {tensor.dtype.itemsize for tensor in read_tensors(path).values() if tensor.is_floating_point()} == {2}, path.name
+
+
+@shipped
+def test_what_ships_speaks():
+    """A held-out text of each language, heard almost right."""
+    texts = [min(vox.corpus.texts(language, "validation")) for language in vox.corpus.LANGUAGES]
+    heard = judge.load().transcribe([speech.wav for speech in vox.load("tiny").generate(texts, seed=0, progress=False)])
+    assert metrics.error_rate(texts, heard).value <= 0.34, heard
