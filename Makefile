@@ -1,5 +1,6 @@
 # make lab        JupyterLab on the notebooks
 # make run        the main job: corpus, VAE, VoxCPM and its first words, in runs/first_words
+# make tiny       train what is shipped again from nothing: AudioVAE, VoxCPM and judges of preset tiny, in runs/tiny and beside it; a night
 # make test       every test; make test-fast leaves out the slow ones and the notebooks
 # make notebooks  run every notebook in full and store it as readers will meet it
 #
@@ -14,18 +15,28 @@ ROOT := $(if $(filter 0,$(shell id -u)),--allow-root) # Jupyter asks for it, in 
 export GOMP_SPINCOUNT := 1000
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help lab run test test-fast notebooks lint
+.PHONY: help lab run tiny test test-fast notebooks lint
 help:
 	@sed -n 's/^# //p' Makefile
 
 lab: .venv/lab.done
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(ROOT) $(ARGS)
 
+PAPERMILL := $(BIN)/papermill --cwd notebooks --no-progress-bar --stdout-file - --stderr-file -
 run: .venv/lab.done
 	@mkdir -p $(OUT)
 	$(BIN)/papermill notebooks/07_voxcpm.ipynb $(OUT)/07_voxcpm.ipynb -p preset nano -p out $(OUT) \
 	    --cwd notebooks --no-progress-bar --stdout-file - --stderr-file - $(ARGS)
 	@echo "Done. Listen to and look at the results in $(OUT):" && ls $(OUT)
+
+# ARGS shortens the two runs of the notebook; all can be stopped, and the same command goes on.
+tiny: OUT = runs/tiny
+tiny: .venv/lab.done
+	@mkdir -p $(OUT)_vae $(OUT)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae/12_scale.ipynb -p preset tiny -p hours 4 -p vae_steps 0 -p steps 1 -p out $(OUT)_vae $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p hours 5 -p vae $(OUT)_vae/model -p steps 0 -p out $(OUT) $(ARGS)
+	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
+	$(BIN)/python -m vox.judge_train $(OUT)_judges $(OUT)/judge
 
 test: lint
 	$(PYTEST) -n 2 --dist loadscope --nbval-lax --nbval-current-env tests notebooks $(ARGS)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -76,6 +77,38 @@ def test_time_that_is_up_ends_a_leg_and_the_next_call_goes_on(tmp_path):
         metrics = json.loads((out / "metrics.json").read_text())
         assert metrics["finished"] is finished
         assert (metrics["training"]["steps"], metrics["training"]["of"]) == ((1, 2), (1, 3), (3, 3))[call]
+
+
+SHORTER = "-p hours 0.01 -p vae_steps 2 -p steps 2 -p every 2 -p rows 1 -p device cpu"
+
+
+def rebuild(root):
+    """What `make tiny` does with the notebook, shortened, in a folder that has nothing yet, not even a corpus."""
+    root.mkdir()
+    folder = Path(sys.executable).parent
+    command = ["make", "--dry-run", "tiny", f"BIN={folder}", f"OUT={root / 'tiny'}", f"ARGS={SHORTER}"]
+    lines = subprocess.run(command, cwd=NOTEBOOK.parent.parent, capture_output=True, text=True, check=True).stdout.splitlines()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(NOTEBOOK.parent.parent), "VOX_CACHE": str(root / "cache")}
+    environment.pop("VOX_BUDGET", None)
+    runs = [shlex.split(line) for line in lines if line.startswith(("mkdir", f"{folder}/papermill"))]
+    assert len(runs) == 3
+    for run in runs:
+        done = subprocess.run(run, cwd=NOTEBOOK.parent.parent, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+def test_tiny_rebuilt_twice_is_the_same(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    rebuild(first)
+    rebuild(second)
+    for name in ("tiny_vae/vae/weights", "tiny_vae/model/audiovae", "tiny/voxcpm/weights", "tiny/model/audiovae", "tiny/model/model"):
+        one, two = ((root / f"{name}.safetensors").read_bytes() for root in (first, second))
+        assert one == two, name
+    assert (first / "tiny_vae/model/audiovae.safetensors").read_bytes() == (first / "tiny/model/audiovae.safetensors").read_bytes()
+    metrics = json.loads((second / "tiny/metrics.json").read_text())
+    assert metrics["finished"] and metrics["parameters"]["vae"] == str(second / "tiny_vae/model")
 
 
 @pytest.mark.notebook

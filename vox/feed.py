@@ -156,9 +156,13 @@ def latent_scale(vae, waves: Waves, seed: int, rows: int = SCALE_ROWS) -> Tensor
 
 @torch.inference_mode()
 def without_silence(vae, data, seed: int = 0):
-    """The AudioVAE without the latent channels that say less than their own noise on a dataset of `vox.corpus`: μ moves less than σ."""
+    """The AudioVAE without the latent channels that say less than their own noise on a dataset of `vox.corpus`: μ moves less than σ.
+
+    If none says more, it is hardly trained, and comes back as it is.
+    """
     mu, logvar = statistics(vae, Waves(data, vae.config.sample_rate), seed, SCALE_ROWS)
-    return vae.keep(mu.var(1) > logvar.exp().mean(1), mu.mean(1))
+    speaks = mu.var(1) > logvar.exp().mean(1)
+    return vae.keep(speaks, mu.mean(1)) if speaks.any() else vae
 
 
 def statistics(vae, waves: Waves, seed: int, rows: int) -> tuple[Tensor, Tensor]:
