@@ -1,6 +1,6 @@
 """What the shipped model can do: every figure with its 95 % interval, beside the same judge's on the true recordings.
 
-    PYTHONPATH=. python tests/measure_tiny.py [--model F] [--out F] [--float32 F] [--legs F...] [PART...]
+    PYTHONPATH=. python tests/measure_tiny.py [PART...] [--model F] [--out F] [--float32 F] [--legs F...]
     PYTHONPATH=. python tests/measure_tiny.py log --vae RUN --lm RUN --threads N      training logs, small enough to ship
     PYTHONPATH=. python tests/measure_tiny.py card                                    MODEL_CARD.md from all of these
 
@@ -132,7 +132,12 @@ def clone(model, judges, count=200, seeds=SEEDS, hours=POOL, **_):
             line["named"], line["true_named"] = (metrics.identify(each[None], candidates[k])[0] for each in (voice, truths[k]))
             line["candidates"] = len(candidates[k])
 
-    figures = paired(speak(model, rows, judges, prompts, seeds, title="clone", each=name))
+    table = speak(model, rows, judges, prompts, seeds, title="clone", each=name)
+    figures, lost = paired(table), defaultdict(list)
+    for line in table:  # an interval draws whole texts, with all their seeds
+        right, true_right = line["named"] == line["speaker"], line["true_named"] == line["speaker"]
+        lost[line["language"], line["text"]].append(int(true_right) - int(right))
+    figures["identified"]["below"] = list(intervals.mean([sum(each) / len(each) for each in lost.values()]))
     counts = {len(line) for line in candidates}
     return {"candidates": sorted(counts), "chance": max(1 / n for n in counts), "cloned": figures}
 
@@ -295,7 +300,8 @@ def measure(folder, out, parts=(), judges=None, command="", **given) -> dict:
 def log(run, threads: int) -> dict:
     """The training log of a finished run of `vox.train.fit` in the folder `run`: at most 100 rows, each the mean of those since the last.
 
-    threads: how many it used, which it does not note itself. Raises ValueError if it is not finished.
+    threads: how many it used, which it does not note itself. Processor, torch and commit are those that write the log: call it
+    on the machine that trained. Raises ValueError if the run is not finished.
     """
     run = Path(run)
     if not (run / "report.json").is_file():
@@ -310,7 +316,8 @@ def log(run, threads: int) -> dict:
         rows.append({name: round(value, 6) for name, value in means.items()} | {"step": group[-1]["step"], "lr": group[-1]["lr"]})
     recipe = tree["identity"]["config"]
     facts = {name: report[name] for name in ("steps", "seconds", "dropped")} | {"threads": threads, "seed": recipe["seed"]}
-    return facts | {"config": recipe, "model": tree["identity"]["model"], "machine": machine(), "history": rows}
+    logged = {name: value for name, value in machine().items() if name != "threads"}
+    return facts | {"config": recipe, "model": tree["identity"]["model"], "logged": logged, "history": rows}
 
 
 def main(arguments=None):
@@ -327,6 +334,9 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     if unknown := set(given.parts) - {*PARTS, "log", "card"}:
         parser.error(f"unknown part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}, log, card")
+    for folder in [given.float32] * bool(given.float32) + [*given.folders]:
+        if not Path(folder).is_dir():
+            parser.error(f"{folder} is no folder (parts come before --legs)")
     command = "python tests/measure_tiny.py " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     if "log" in given.parts:
         if not (given.threads and (given.vae or given.lm)):

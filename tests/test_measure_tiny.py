@@ -64,12 +64,19 @@ def test_parts_resume(folder, tmp_path, monkeypatch):
     assert calls[3:] == ["tts"]
 
 
+def test_parts_are_not_taken_for_legs(folder, capsys):
+    """`--legs A tts` would otherwise measure everything, and fail at the end."""
+    with pytest.raises(SystemExit):
+        measure_tiny.main(["--model", str(folder), "--legs", str(folder), "tts"])
+    assert "tts is no folder" in capsys.readouterr().err
+
+
 def test_clone_on_a_small_model(folder, monkeypatch):
     """The whole way of a part: every pick has a prompt of its own voice, candidates are of one variant each."""
     monkeypatch.setattr(measure_tiny, "speak", lambda model, rows, *rest, **more: speak(model, rows, *rest, max_seconds=0.5, **more))
     figures = measure_tiny.clone(vox.load(folder), Nods(), count=2, seeds=(0,), hours=0.05)
     assert figures["cloned"]["error_rate cmn"]["speech"][3] == 2
-    assert {"speech", "true"} <= figures["cloned"]["identified"].keys()
+    assert {"speech", "true", "below"} == figures["cloned"]["identified"].keys()
     assert 0 < figures["chance"] <= 1
 
 
@@ -77,21 +84,27 @@ speak = measure_tiny.speak
 
 
 def a_measurement():
-    """Results as tiny.json holds them, all figures alike."""
-    rate = {"speech": FIGURE, "true": FIGURE, "above": FIGURE}
-    spoken = {name: rate for name in ("error_rate en-us", "error_rate cmn", "stop_failures", "identified")}
+    """Results as tiny.json holds them, no two figures alike."""
+    counter = iter(range(1000))
+
+    def some(*names):
+        return {
+            name: {side: [(k := next(counter)) / 1e4, 0.0, 0.5, 40 + k] for side in ("speech", "true", "above", "below")} for name in names
+        }
+
+    spoken = ("error_rate en-us", "error_rate cmn", "stop_failures", "identified")
     figures = {
-        "tts": {"no prompt": spoken, "prompted": spoken},
-        "clone": {"candidates": [24], "chance": 1 / 24, "cloned": spoken | {"mcd": {"speech": [7.891, 7.1, 8.2, 40]}}},
-        "vae": {"AudioVAE": spoken | {"stoi": {"speech": [0.912, 0.9, 0.93, 40]}}},
-        "sphinx": {"cloned": {"error_rate en-us": rate}},
+        "tts": {"no prompt": some(*spoken), "prompted": some(*spoken)},
+        "clone": {"candidates": [24], "chance": 1 / 24, "cloned": some(*spoken, "mcd")},
+        "vae": {"AudioVAE": some(*spoken, "stoi")},
+        "sphinx": {"cloned": some("error_rate en-us")},
     }
     machine = {"cpu": "a processor", "threads": 1, "torch": "2", "commit": "abc"}
     return {name: {"figures": each, "weights": "w", "command": name, "machine": machine, "seconds": 60} for name, each in figures.items()}
 
 
 def a_log(model):
-    return {"steps": 10, "seconds": 4000.0, "threads": 1, "seed": 0, "machine": {"cpu": "c", "torch": "2"}, "model": model}
+    return {"steps": 10, "seconds": 4000.0, "threads": 1, "seed": 0, "logged": {"cpu": "c", "torch": "2"}, "model": model}
 
 
 def test_the_card_says_what_was_measured():
@@ -101,7 +114,7 @@ def test_the_card_says_what_was_measured():
     config = to_dict(preset("tiny"))
     logs = a_log(config["vae"]), a_log(config)
     results = a_measurement()
-    text = card_tiny.card(results, report, *logs, 12_300_000)
+    text = card_tiny.card(results, report, *logs, 12_300_000, "make it")
     for part in results.values():
         for figures in part["figures"].values():
             for name, sides in figures.items() if isinstance(figures, dict) else ():
@@ -110,11 +123,20 @@ def test_the_card_says_what_was_measured():
     assert "12.3 MB" in text and "1.1 h" in text and "Not measured: " in text and "not run on a gpu" in text.lower()
     del results["vae"]
     with pytest.raises(card_tiny.MissingPart, match="no card without vae"):
-        card_tiny.card(results, report, *logs, 0)
+        card_tiny.card(results, report, *logs, 0, "")
     results = a_measurement()
     results["clone"]["weights"] = "others"
     with pytest.raises(card_tiny.MissingPart, match="clone measured on other weights"):
-        card_tiny.card(results, report, *logs, 0)
+        card_tiny.card(results, report, *logs, 0, "")
+
+
+def test_the_card_says_how_it_was_made():
+    lines = (
+        "run: x\n\techo\ntiny: OUT = y\ntiny: .venv/lab.done\n\t@mkdir $(OUT)_vae\n\t$(PAPERMILL) a.ipynb -p hours 4 $(ARGS)\n\nb:\n\tls"
+    )
+    assert card_tiny.rebuild(lines) == "mkdir runs/tiny_vae\npapermill --cwd notebooks a.ipynb -p hours 4"
+    with pytest.raises(card_tiny.MissingPart, match="Makefile"):
+        card_tiny.rebuild("run:\n\techo\n")
 
 
 def test_verdicts():
