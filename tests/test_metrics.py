@@ -205,6 +205,16 @@ def test_pesq(voice):
     assert metrics.reconstruction(torch.zeros(RATE), torch.zeros(RATE))["pesq"] is None
 
 
+def test_what_is_too_short_has_no_quality(voice):
+    """The packages answer with an error (pesq) or with almost nothing (pystoi), which would spoil a mean."""
+    for module in ("pystoi", "torchmetrics"):
+        pytest.importorskip(module)
+    start = len(voice) // 2
+    short = voice[start : start + RATE // 5]
+    lost = metrics.reconstruction(short, short)
+    assert lost["stoi"] is None and lost["pesq"] is None and lost["mel"] == 0
+
+
 def test_a_missing_package_is_named_with_its_remedy():
     with pytest.raises(ModuleNotFoundError, match=r"no_such_package is not installed: pip install -e '.\[metrics\]'"):
         metrics.need("no_such_package", metrics.METRICS)

@@ -35,6 +35,7 @@ BANDS, CEPSTRA = 80, 24
 LOW, HIGH = 50, 500  # Hz a voice's pitch lies between
 VOICED = 0.15  # YIN's measure of aperiodicity below which a frame is voiced
 SILENCE = 0.5  # seconds of it that may follow the speech
+TOO_SHORT = 1.1e-5  # pystoi gives 1e-5 instead of an error
 METRICS = "-e '.[metrics]' in the repository"  # what pip is to install
 
 
@@ -196,8 +197,9 @@ def _mel_distance(sample_rate):
 def reconstruction(wav: Tensor, reference: Tensor, sample_rate: int = SAMPLE_RATE) -> dict[str, float | None]:
     """What a vocoder lost, sample by sample: `wav` against the recording it was made from, both [N], in step with each other.
 
-    Returns stoi (intelligibility, 0 … 1), pesq (wide-band, 1 … 4.6; None where it finds no speech, or without the package pesq,
-    which has to be compiled), si_sdr (dB), mel (the training's multi-scale distance). Raises ValueError for different lengths,
+    Returns stoi (intelligibility, 0 … 1; None for less speech than it needs, 0.4 s), pesq (wide-band, 1 … 4.6; None where it finds
+    no speech or a quarter of a second is not full, or without the package pesq, which has to be compiled), si_sdr (dB),
+    mel (the training's multi-scale distance). Raises ValueError for different lengths,
     ModuleNotFoundError without the extra "metrics".
     """
     if wav.shape != reference.shape or wav.ndim != 1:
@@ -206,8 +208,9 @@ def reconstruction(wav: Tensor, reference: Tensor, sample_rate: int = SAMPLE_RAT
     measures = need("torchmetrics.functional.audio", METRICS)
     wav, reference = wav.cpu().float(), reference.cpu().float()
     a, b = (audio.resample(x, sample_rate, SAMPLE_RATE) for x in (wav, reference))
+    stoi = float(measures.short_time_objective_intelligibility(a, b, SAMPLE_RATE))
     return {
-        "stoi": float(measures.short_time_objective_intelligibility(a, b, SAMPLE_RATE)),
+        "stoi": stoi if stoi > TOO_SHORT else None,
         "pesq": _pesq(measures, a, b),
         "si_sdr": float(measures.scale_invariant_signal_distortion_ratio(wav, reference)),
         "mel": float(_mel_distance(sample_rate)(wav[None, None], reference[None, None])),
@@ -217,9 +220,10 @@ def reconstruction(wav: Tensor, reference: Tensor, sample_rate: int = SAMPLE_RAT
 def _pesq(measures, wav, reference):
     if importlib.util.find_spec("pesq") is None:
         return None
+    package = importlib.import_module("pesq")
     try:
         return float(measures.perceptual_evaluation_speech_quality(wav, reference, SAMPLE_RATE, "wb"))
-    except importlib.import_module("pesq").NoUtterancesError:
+    except (package.NoUtterancesError, package.BufferTooShortError):
         return None
 
 
