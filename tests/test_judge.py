@@ -41,7 +41,6 @@ def test_shipped_judges_are_small_and_say_what_they_are():
             assert low <= value <= high and n > 300
 
 
-@pytest.mark.xfail(strict=True, reason="the first leg of training ended above the bars in English and in telling voices apart")
 def test_shipped_judges_reach_their_bars():
     errors = json.loads((FOLDER / "judge.json").read_text(encoding="utf-8"))["errors"]
     for voices, bar in (("seen", 0.02), ("unseen", 0.04)):
@@ -50,13 +49,7 @@ def test_shipped_judges_reach_their_bars():
     assert errors["speaker"]["unseen"]["eer"][0] <= 0.05
 
 
-@pytest.mark.parametrize(
-    "split, bar",
-    [
-        pytest.param("validation", 0.04, marks=pytest.mark.xfail(strict=True, reason="the first leg of training ended above the bar")),
-        ("test", 0.06),
-    ],
-)
+@pytest.mark.parametrize("split, bar", [("validation", 0.04), ("test", 0.06)])
 def test_recogniser_hears_true_recordings(judges, split, bar):
     """On a sample of its own, so the figures on the card are measured and not believed; the bars leave room for its size."""
     rows, wavs = sample(split, 60)
@@ -109,8 +102,8 @@ def test_a_folder_without_judges_is_named(tmp_path):
 
 
 def test_a_text_with_foreign_characters_is_refused(judges):
-    with pytest.raises(ValueError, match="no symbol for 'é'"):
-        judges.recogniser.encode("café")
+    with pytest.raises(ValueError, match="no symbol for 'café'"):
+        judges.recogniser.encode(["café", "four"])
 
 
 # -------------------------------------------------------------------------------------------------------------- training
@@ -118,19 +111,19 @@ def test_a_text_with_foreign_characters_is_refused(judges):
 
 def test_packed_and_padded_rows_agree():
     """The recogniser in training sees padding, in use it does not: for rows of one length both are one computation."""
-    network = judge.Recogniser(judge.RecogniserConfig("ab", 16, 16, dropout=0.0))
+    network = judge.Recogniser(judge.RecogniserConfig(("a", "b"), 16, 16, dropout=0.0))
     rows = [torch.randn(80, 50), torch.randn(80, 71)]
     alone = [network.eval()(*judge.pad([row]))[0] for row in rows]
     assert torch.allclose(network.train()(*judge.pad(rows[:1]))[0], alone[0], atol=1e-5)
     scores, lengths = network.eval()(*judge.pad(rows))
-    assert lengths.tolist() == [25, 36]
-    assert torch.allclose(scores[:1, :25], alone[0], atol=1e-5) and torch.allclose(scores[1:], alone[1], atol=1e-5)
+    assert lengths.tolist() == [13, 18]
+    assert torch.allclose(scores[:1, :13], alone[0], atol=1e-5) and torch.allclose(scores[1:], alone[1], atol=1e-5)
 
 
 def test_ctc_decoding():
-    network = judge.Recogniser(judge.RecogniserConfig(" ab", 8, 8))
-    frames = torch.tensor([0, 2, 2, 0, 2, 3, 3, 1, 1, 0, 3, 1])
-    assert network.decode(torch.nn.functional.one_hot(frames, 4)) == "aab b"
+    network = judge.Recogniser(judge.RecogniserConfig(("two", "二", "十"), 8, 8))
+    frames = torch.tensor([0, 2, 2, 0, 2, 3, 3, 1, 1, 0, 1, 3])
+    assert network.decode(torch.nn.functional.one_hot(frames, 4)) == "二二十 two two 十"
 
 
 def test_distortions_depend_on_their_generator_and_keep_speech():

@@ -29,7 +29,6 @@ from vox.files import HOME, write_json
 from vox.judge import HOP, MELS, SAMPLE_RATE, Judges, Recogniser, RecogniserConfig, SpeakerConfig, SpeakerEncoder, features, pad
 from vox.learner import Learner
 from vox.provenance import commit, processor
-from vox.text import normalise
 
 HOURS = 4.0  # of the training split
 TRIALS = 100_000  # pairs of different voices an EER is measured on, at most
@@ -130,7 +129,7 @@ class Hears(nn.Module):
 
     def targets(self, data) -> list[Tensor]:
         """What each recording says, as symbols [n]."""
-        return [self.network.encode(normalise(text).lower()) for text in data["text"]]
+        return [self.network.encode(metrics.units(text).split()) for text in data["text"]]
 
     def extend(self, row: int, rng) -> tuple[int]:
         """The recordings that are heard together: one."""
@@ -256,11 +255,11 @@ def teach(name: str, out, steps: int | None = None, hours: float = HOURS) -> tup
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name == "recogniser":
-            texts = [normalise(text).lower() for language in corpus.LANGUAGES for text in corpus.texts(language, "train")]
-            model = Hears(RecogniserConfig("".join(sorted(set("".join(texts))))))
-            config = JudgeTrainConfig(steps=steps or 2800, decay=1000)
+            texts = [metrics.units(text).split() for language in corpus.LANGUAGES for text in corpus.texts(language, "train")]
+            model = Hears(RecogniserConfig(tuple(sorted(set(sum(texts, []))))))
+            config = JudgeTrainConfig(steps=steps or 6000, decay=2500)
         else:
-            model, config = Knows(SpeakerConfig()), JudgeTrainConfig(steps=steps or 600, batch=16, decay=300)
+            model, config = Knows(SpeakerConfig()), JudgeTrainConfig(steps=steps or 3000, batch=16, decay=1500)
     report = train.fit(model, data, config, out)
     return model.network, report
 
