@@ -1,6 +1,5 @@
-"""The shipped model's measurement: parts resume and are written whole, and the card says what was measured. And what ships is sound."""
+"""The shipped model's measurement: parts resume and are written whole, and the card says what was measured."""
 
-import os
 
 import card_tiny
 import measure_tiny
@@ -8,13 +7,9 @@ import pytest
 import torch
 
 import vox
-from vox import judge, metrics
 from vox.config import preset, to_dict
-from vox.files import HOME, read_json, write_json
-from vox.state import read_tensors
+from vox.files import read_json, write_json
 
-SHIPPED = HOME / "data/checkpoints/tiny"
-shipped = pytest.mark.skipif(not SHIPPED.is_dir() and not os.environ.get("CI"), reason="no weights of tiny are shipped yet")
 FIGURE = [0.0123, 0.0101, 0.0234, 40]
 
 
@@ -154,21 +149,3 @@ def test_a_log_is_short(tmp_path):
     assert (log["seed"], log["threads"]) == (3, 2)
     with pytest.raises(ValueError, match="report.json"):
         measure_tiny.log(tmp_path / "none", threads=1)
-
-
-# ---- what ships --------------------------------------------------------------------------------------------------------
-
-
-@shipped
-def test_what_ships_is_small():
-    assert card_tiny.shipped() < 40e6
-    for path in SHIPPED.glob("*.safetensors"):
-        assert {tensor.dtype.itemsize for tensor in read_tensors(path).values() if tensor.is_floating_point()} == {2}, path.name
-
-
-@shipped
-def test_what_ships_speaks():
-    """A held-out text of each language, heard almost right."""
-    texts = [min(vox.corpus.texts(language, "validation")) for language in vox.corpus.LANGUAGES]
-    heard = judge.load().transcribe([speech.wav for speech in vox.load("tiny").generate(texts, seed=0, progress=False)])
-    assert metrics.error_rate(texts, heard).value <= 0.34, heard
