@@ -1,6 +1,6 @@
 # make lab        JupyterLab on the notebooks
 # make run        the main job: corpus, VAE, VoxCPM and its first words, in runs/first_words
-# make tiny       train what is shipped again from nothing: AudioVAE, VoxCPM and judges of preset tiny, in runs/tiny and beside it; a night
+# make tiny       train preset tiny from nothing: AudioVAE, VoxCPM and judges, in runs/tiny and beside it; hours
 # make test       every test; make test-fast leaves out the slow ones and the notebooks
 # make notebooks  run every notebook in full and store it as readers will meet it
 #

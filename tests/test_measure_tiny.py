@@ -1,6 +1,5 @@
 """The shipped model's measurement: parts resume and are written whole, and the card says what was measured."""
 
-
 import card_tiny
 import measure_tiny
 import pytest

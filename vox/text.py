@@ -8,8 +8,8 @@ Notable choices
 - ids 0, 1, 2, 3 are padding, begin, end and unknown; 101 to 104 are the released ids of the audio marks, in both tokenizers;
 - `CharTokenizer` hears, it does not read: digits are spoken before they are tokenized, capitals and full-width forms fold
   into one spelling, and a character it does not know is an error and never a silent gap;
-- pairs are merged inside English words only: a word's sound is learnt from one token in a fraction of the steps that its
-  spelling takes, and Chinese characters stay single, as in the released model;
+- pairs are merged inside English words only, so that a word of the corpus is one token and not its spelling; Chinese
+  characters stay single, as in the released model;
 - `BPETokenizer` changes nothing but white space, because the released model was trained on texts as written.
 """
 
