@@ -2,8 +2,10 @@
 
 import calendar
 import hashlib
+import itertools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -90,6 +92,26 @@ def test_unknown_languages_and_splits_are_refused():
         corpus.texts("cmn", "dev")
     with pytest.raises(ValueError, match="'dev'"):
         corpus.voices("dev")
+
+
+def test_words_are_those_of_numbers_in_any_order():
+    for language, space in (("en-us", " "), ("cmn", "")):
+        drawn = {split: [] for split in phrases.SPLITS}
+        for split, texts in drawn.items():
+            source = random.Random(0)
+            texts += [phrases.draw_words(source, language, split) for _ in range(400)]
+            assert {corpus.split_of(text) for text in texts} == {split}
+        spoken = [text.split() if space else list(text) for text in drawn["train"]]
+        assert {len(words) for words in spoken} == set(range(2, 9))
+        known = phrases.words(language)
+        assert set(itertools.chain.from_iterable(spoken)) == set(known) and len(known) == len(set(known))
+        assert all(set(text.split() if space else text) <= set(known) for split in phrases.SPLITS for text in corpus.texts(language, split))
+        pairs = {pair for words in spoken for pair in itertools.pairwise(words)}  # in numbers "twenty hundred" cannot come
+        likely = {pair for text in corpus.texts(language) for pair in itertools.pairwise(text.split() if space else text)}
+        assert len(pairs - likely) > len(pairs) / 2
+    with pytest.raises(ValueError, match="no texts for 'de'"):
+        phrases.draw_words(random.Random(0), "de")
+
 
 
 # ---------------------------------------------------------------- voices
@@ -279,7 +301,7 @@ def corpus_folder(cache):
 
 def test_wrong_names_and_splits_are_refused(tmp_path):
     for name in ("nombres", "numbers:3", "folder", "folder:", "hub:"):
-        with pytest.raises(ValueError, match="use numbers, sentences, folder:PATH"):
+        with pytest.raises(ValueError, match="use numbers, words, sentences, folder:PATH"):
             corpus.load(name, cache=tmp_path)
     with pytest.raises(ValueError, match="split 'dev'"):
         corpus.load("numbers", split="dev", cache=tmp_path)

@@ -284,7 +284,7 @@ def _nano() -> Config:
 def _tiny() -> Config:
     return Config(
         vae=VAEConfig(encoder_dim=16, latent_dim=32, decoder_dim=256),
-        tslm=TransformerConfig(layers=6, hidden=256, ffn=1024, heads=8, kv_heads=2),
+        tslm=TransformerConfig(layers=6, hidden=256, ffn=1024, heads=8, kv_heads=2, mup=True),  # without muP the text is hardly read
         ralm_layers=2,
         locenc=TransformerConfig(layers=2, hidden=256, ffn=768, heads=8, kv_heads=2),
         locdit=TransformerConfig(layers=3, hidden=256, ffn=768, heads=8, kv_heads=2),

@@ -1,10 +1,10 @@
-"""Speech corpora as `datasets.Dataset`: the synthetic "numbers" and "sentences", and your own speech (paper §4.1 describes the real thing).
+"""Speech corpora as `datasets.Dataset`: the synthetic "numbers", "words" and "sentences", and your own speech (paper §4.1 describes the real thing).
 
 Notable choices
 - `load` gives rows of audio (the bytes of a file, or its path), text, speaker, language and seconds; `wav(row)` decodes one row.
   Decoding is left to soundfile, so `datasets` needs no audio codec of its own;
-- "numbers" (cardinals, clock times and dates written as words) and "sentences" (drawn from a grammar) are rendered on the spot by
-  espeak-ng, in English and Mandarin. Texts are split by a hash and voices by variant; both splits are fixed, whatever the `seed`;
+- "numbers" (cardinals, clock times and dates written as words), "words" (the same words in random order) and "sentences" (drawn from
+  a grammar) are rendered on the spot by espeak-ng, in English and Mandarin. Texts are split by a hash and voices by variant; both splits are fixed, whatever the `seed`;
 - every corpus is checked and written once, as Parquet, to a cache folder named by a hash of all that matters; the folder appears
   under its name when it is complete, so a killed build leaves nothing half-made;
 - real speech is read once when it is first loaded. A row that cannot be used is left out, a file of another rate or with several
@@ -45,7 +45,7 @@ from vox.phrases import LANGUAGES, SPLITS, split_of, texts
 __all__ = ["load", "reference", "render", "speakers", "split_of", "texts", "voices", "wav"]
 
 VERSION = 1  # raise it whenever the same settings would give other rows
-DRAWS = {"numbers": phrases.draw, "sentences": sentences.draw}  # what is synthesised
+DRAWS = {"numbers": phrases.draw, "words": phrases.draw_words, "sentences": sentences.draw}  # what is synthesised
 HOURS = {"train": 10.0, "validation": 0.5, "test": 0.5}
 SOUNDS = (".wav", ".flac", ".mp3")
 MIN_SECONDS = 0.2  # about one patch of the released model
@@ -65,6 +65,7 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
 
     name: "numbers", the synthetic corpus: train (seen voices, training texts), validation (seen voices, held-out texts), test
         (unseen voices, other held-out texts), rendered at `sample_rate` Hz until `hours` are full (10, 0.5 and 0.5);
+      "words", the same words in random order: nothing but the text tells what comes next;
       "sentences", the same with an open vocabulary and punctuation, for preset "small";
       "folder:PATH", wav, flac and mp3 files with a .txt file beside each, or listed in PATH/metadata.csv (columns file_name and text);
       "manifest:FILE.jsonl", one {"audio": path, "text": …} per line; durations are measured, so "duration" is not needed;
@@ -77,7 +78,7 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
     sources = {"folder": _folder, "manifest": _manifest, "hub": _hub}
     kind, _, place = name.partition(":")
     if kind not in sources | DRAWS or bool(place) == (kind in DRAWS):
-        raise ValueError(f"unknown corpus {name!r}: use numbers, sentences, folder:PATH, manifest:FILE.jsonl or hub:NAME")
+        raise ValueError(f"unknown corpus {name!r}: use {', '.join(DRAWS)}, folder:PATH, manifest:FILE.jsonl or hub:NAME")
     if split not in SPLITS and kind != "hub":
         raise ValueError(f"unknown split {split!r}: use {', '.join(SPLITS)}")
     if hours is not None and not hours > 0:

@@ -1,8 +1,9 @@
-"""The texts of the corpus "numbers": English and Mandarin cardinals, clock times and dates, written as words.
+"""The texts of the corpora "numbers" (English and Mandarin cardinals, clock times and dates, written as words) and "words".
 
 Notable choices
 - everything is lower case and without punctuation (but o'clock), so a text holds only what is heard;
-- a hash of the text decides its split, whatever else is asked for: no held-out text can slip into training.
+- a hash of the text decides its split, whatever else is asked for: no held-out text can slip into training;
+- "words" are the same words in random order. Nothing said so far tells which comes next, so whoever learns on them has to read.
 """
 
 import calendar
@@ -41,6 +42,21 @@ def texts(language: str, split: str = "train") -> list[str]:
 def draw(source: random.Random, language: str, split: str = "train") -> str:
     """A text of the numbers corpus, the four kinds equally often. Moves `source` on; raises ValueError as `texts` does."""
     return source.choice(source.choice(kinds(language, split)))
+
+
+def draw_words(source: random.Random, language: str, split: str = "train") -> str:
+    """A text of the corpus "words": two to eight words of `words`, each equally often. Moves `source` on; raises ValueError as `texts` does."""
+    space = "" if language == "cmn" else " "
+    while True:
+        text = space.join(source.choice(words(language)) for _ in range(source.randint(2, 8)))
+        if split_of(text) == split:
+            return text
+
+
+@functools.cache
+def words(language: str) -> tuple[str, ...]:
+    """The English words or Mandarin characters that the training texts of "numbers" are made of, in alphabetical order."""
+    return tuple(sorted(set(itertools.chain.from_iterable(text if language == "cmn" else text.split() for text in texts(language)))))
 
 
 @functools.cache
