@@ -69,7 +69,7 @@ def bf16() -> Result:
     ratio = bf16_speed()
     units = [unit for unit in ("amx_bf16", "avx512_bf16") if unit in _processor_flags()]
     found = f"{ratio:.1f} times the speed of float32 ({', '.join(units) or 'no unit for it found'})"
-    return _result("bf16", ratio > 1, found, 'set train.precision = "fp32"')
+    return _result("bf16", ratio > 1, found, 'train in float32 (precision "fp32"), as a processor without AVX-512 does by itself')
 
 
 def gpu() -> Result:

@@ -144,7 +144,7 @@ class TrainConfig:
     join: float = 0.3  # share of sequences made of two or three utterances of one voice
     max_seconds: float = 20.0  # longest sequence kept, in seconds of audio
     ema: float = 0.999  # decay of the averaged weights that `fit` leaves in the model
-    precision: str = "bf16"  # autocast; weights and optimiser stay float32
+    precision: str = "bf16"  # autocast where the device has it; weights and optimiser stay float32
     checkpoint: int = 200  # steps between checkpoints
     seed: int = 0
 

@@ -5,7 +5,8 @@ Notable choices
 - decay is for matrices and filters: none on biases, norms, gains and embeddings;
 - the weights used in the end are an average of those walked through (EMA), warmed up so that short runs forget their start;
 - autocast is opened here, not in `Accelerator`, whose precision is one per Python process: a notebook trains a VAE in float32
-  and then a model in bfloat16.
+  and then a model in bfloat16;
+- a processor without bfloat16 imitates it, several times slower than float32: there "bf16" trains in float32.
 """
 
 import torch
@@ -33,13 +34,18 @@ def lr_at(step: int, config: TrainConfig | VAETrainConfig) -> float:
     return config.lr_end + (config.lr - config.lr_end) * min(1.0, left / decay) if decay else config.lr
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 itself: every GPU that is supported, and processors with AVX-512."""
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 class Pass(nn.Module):
     """One forward pass under autocast: the module that `accelerate` wraps, so that the network itself is left as it was."""
 
     def __init__(self, network: nn.Module, forward, precision: str, device: torch.device):
         super().__init__()
         self.network, self.function = network, forward
-        self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+        self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bf16" and has_bf16(device))
 
     def forward(self, *inputs):
         with torch.autocast(**self.autocast):
