@@ -1,10 +1,11 @@
-"""Speech corpora as `datasets.Dataset`: the synthetic "numbers", "words" and "sentences", and your own speech (paper §4.1 describes the real thing).
+"""Speech corpora as `datasets.Dataset`: synthetic ones and your own speech (paper §4.1 describes the real thing).
 
 Notable choices
 - `load` gives rows of audio (the bytes of a file, or its path), text, speaker, language and seconds; `wav(row)` decodes one row.
   Decoding is left to soundfile, so `datasets` needs no audio codec of its own;
 - "numbers" (cardinals, clock times and dates written as words), "words" (the same words in random order) and "sentences" (drawn from
-  a grammar) are rendered on the spot by espeak-ng, in English and Mandarin. Texts are split by a hash and voices by variant; both splits are fixed, whatever the `seed`;
+  a grammar) are rendered on the spot by espeak-ng, in English and Mandarin. Texts are split by a hash and voices by variant; both
+  splits are fixed, whatever the `seed`;
 - every corpus is checked and written once, as Parquet, to a cache folder named by a hash of all that matters; the folder appears
   under its name when it is complete, so a killed build leaves nothing half-made;
 - real speech is read once when it is first loaded. A row that cannot be used is left out, a file of another rate or with several

@@ -45,7 +45,10 @@ def draw(source: random.Random, language: str, split: str = "train") -> str:
 
 
 def draw_words(source: random.Random, language: str, split: str = "train") -> str:
-    """A text of the corpus "words": two to eight words of `words`, each equally often. Moves `source` on; raises ValueError as `texts` does."""
+    """A text of the corpus "words": two to eight of its `words`, each equally often.
+
+    Moves `source` on; raises ValueError as `texts` does.
+    """
     space = "" if language == "cmn" else " "
     while True:
         text = space.join(source.choice(words(language)) for _ in range(source.randint(2, 8)))
