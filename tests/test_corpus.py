@@ -102,7 +102,7 @@ def test_words_are_those_of_numbers_in_any_order():
             texts += [phrases.draw_words(source, language, split) for _ in range(400)]
             assert {corpus.split_of(text) for text in texts} == {split}
         spoken = [text.split() if space else list(text) for text in drawn["train"]]
-        assert {len(words) for words in spoken} == set(range(2, 9))
+        assert {len(words) for words in spoken} == set(phrases.LENGTHS)
         known = phrases.words(language)
         assert set(itertools.chain.from_iterable(spoken)) == set(known) and len(known) == len(set(known))
         assert all(set(text.split() if space else text) <= set(known) for split in phrases.SPLITS for text in corpus.texts(language, split))

@@ -22,6 +22,7 @@ ORDINALS = (
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
     "sixteenth seventeenth eighteenth nineteenth twentieth"
 ).split()
+LENGTHS = (1, 1, 1, 2, 2, 3, 5, 8)  # of the texts of "words": a word alone is the easiest to learn, and most are short
 
 
 def split_of(text: str) -> str:
@@ -45,13 +46,13 @@ def draw(source: random.Random, language: str, split: str = "train") -> str:
 
 
 def draw_words(source: random.Random, language: str, split: str = "train") -> str:
-    """A text of the corpus "words": two to eight of its `words`, each equally often.
+    """A text of the corpus "words": one to eight of its `words`, few more often than many; each word is as likely as another.
 
     Moves `source` on; raises ValueError as `texts` does.
     """
     space = "" if language == "cmn" else " "
     while True:
-        text = space.join(source.choice(words(language)) for _ in range(source.randint(2, 8)))
+        text = space.join(source.choice(words(language)) for _ in range(source.choice(LENGTHS)))
         if split_of(text) == split:
             return text
 
