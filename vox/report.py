@@ -63,7 +63,7 @@ def table(tree) -> str:
     """A JSON tree as an HTML table, "" if it is empty. The column for true recordings is there if something is in it."""
     lines = list(rows(tree))
     width = 3 if any(true for *_, true in lines) else 2
-    head = ("", "value (95 % interval, cases)", "the same on true recordings")[:width]
+    head = ("", "value", "the same on true recordings")[:width]
     body = [head, *(line[:width] for line in lines)] if lines else []
     cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in body)
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>" if lines else ""
@@ -135,7 +135,7 @@ def write(folder) -> Path:
     made = {"vox": vox.__version__} | provenance.machine()
     title = html.escape(folder.resolve().name)
     page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head><body>'
-    page += f"<h1>{title}</h1>{''.join(body)}<h2>This page</h2>{table(made)}</body></html>\n"
+    page += f"<h1>{title}</h1>{''.join(body)}<h2>This page</h2>{table(made)}<p>In brackets: 95 % interval, number of cases.</p></body></html>\n"
     with files.replacing(folder / "report.html") as aside:
         aside.write_text(page, encoding="utf-8")
     return folder / "report.html"
