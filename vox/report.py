@@ -135,9 +135,9 @@ def write(folder) -> Path:
     made = {"vox": vox.__version__} | provenance.machine()
     title = html.escape(folder.resolve().name)
     page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head><body>'
-    page += f"<h1>{title}</h1>{''.join(body)}<h2>This page</h2>{table(made)}<p>In brackets: 95 % interval, number of cases.</p></body></html>\n"
+    end = f"<h2>This page</h2>{table(made)}<p>In brackets: 95 % interval, number of cases.</p></body></html>\n"
     with files.replacing(folder / "report.html") as aside:
-        aside.write_text(page, encoding="utf-8")
+        aside.write_text(f"{page}<h1>{title}</h1>{''.join(body)}{end}", encoding="utf-8")
     return folder / "report.html"
 
 
