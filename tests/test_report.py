@@ -107,6 +107,20 @@ def test_a_broken_file_is_named_and_the_old_page_stays(run, name, content):
     assert (run / "report.html").read_bytes() == before
 
 
+def test_a_page_is_whole_or_not_there(run, monkeypatch):
+    """It is written aside: where the last step fails, the old page stays, and nothing beside it."""
+    before = report.write(run).read_bytes()
+    audio.save(run / "another.wav", sine(), 16000)
+
+    def fails(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", fails)
+    with pytest.raises(OSError, match="no space"):
+        report.write(run)
+    assert (run / "report.html").read_bytes() == before and not [each for each in run.iterdir() if each.name.startswith(".")]
+
+
 def test_the_command(run, tmp_path):
     def call(*arguments):
         return subprocess.run([sys.executable, "-m", "vox.report", *map(str, arguments)], capture_output=True, text=True)
