@@ -1,10 +1,12 @@
 # make lab        JupyterLab on the notebooks
-# make run        the main job: corpus, VAE, VoxCPM and its first words, in runs/first_words
+# make run        the main job: first hear the shipped model (runs/first_words/tour), then train one: corpus, VAE, VoxCPM and
+#                 its first words, in runs/first_words, with all of it on one page, report.html
 # make tiny       train preset tiny from nothing: AudioVAE, VoxCPM and judges, in runs/tiny and beside it; hours
 # make test       every test; make test-fast leaves out the slow ones and the notebooks
 # make notebooks  run every notebook in full and store it as readers will meet it
 #
-# Each installs what it needs into .venv first. OUT is the folder of a run, ARGS goes to the program: make run OUT=runs/b ARGS="-p seed 1".
+# Each installs what it needs into .venv first. OUT is the folder of a run, ARGS goes to the program, in `make run` to the training:
+# make run OUT=runs/b ARGS="-p seed 1".
 
 PYTHON ?= python3
 ARGS ?=
@@ -25,9 +27,11 @@ lab: .venv/lab.done
 PAPERMILL := $(BIN)/papermill --cwd notebooks --no-progress-bar --stdout-file - --stderr-file -
 run: .venv/lab.done
 	@mkdir -p $(OUT)
-	$(BIN)/papermill notebooks/07_voxcpm.ipynb $(OUT)/07_voxcpm.ipynb -p preset nano -p out $(OUT) \
-	    --cwd notebooks --no-progress-bar --stdout-file - --stderr-file - $(ARGS)
-	@echo "Done. Listen to and look at the results in $(OUT):" && ls $(OUT)
+	$(PAPERMILL) notebooks/00_tour.ipynb $(OUT)/00_tour.ipynb -p out $(OUT)/tour
+	@echo "This is how the shipped model speaks: listen to $(OUT)/tour/*.wav. Next, one is trained from nothing."
+	$(PAPERMILL) notebooks/07_voxcpm.ipynb $(OUT)/07_voxcpm.ipynb -p preset nano -p out $(OUT) $(ARGS)
+	$(BIN)/python -m vox.report $(OUT)
+	@echo "Done. Listen to and look at the results in $(OUT), all on one page in report.html:" && ls $(OUT)
 
 # ARGS shortens the two runs of the notebook; all can be stopped, and the same command goes on.
 tiny: OUT = runs/tiny

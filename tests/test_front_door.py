@@ -110,11 +110,25 @@ def test_make_lab_installs_once(clone):
 
 
 def test_make_run_is_the_main_job(clone):
+    """First the shipped model speaks, then one is trained, with ARGS, then the page; in one folder, the tour in its own below it."""
     status, calls, printed = clone("run", ARGS="-p seed 1")
     assert status == 0 and "runs/first_words" in printed
-    assert calls[-1].startswith("papermill notebooks/07_voxcpm.ipynb runs/first_words/07_voxcpm.ipynb -p preset nano")
-    assert calls[-1].endswith("-p seed 1")
+    tour, training, page = calls[-3:]
+    assert tour.startswith("papermill") and "notebooks/00_tour.ipynb runs/first_words/00_tour.ipynb" in tour
+    assert tour.endswith("-p out runs/first_words/tour")
+    assert training.startswith("papermill") and "notebooks/07_voxcpm.ipynb runs/first_words/07_voxcpm.ipynb -p preset nano" in training
+    assert training.endswith("-p out runs/first_words -p seed 1")
+    assert page == "python -m vox.report runs/first_words"
+    assert all("--cwd notebooks" in call for call in (tour, training))
     assert not any("[lab,test" in call for call in calls)
+
+
+def test_make_run_ends_where_a_step_fails(clone):
+    """Without the shipped weights, say, there is no training that nobody asked for alone."""
+    clone("lab")
+    (clone.folder / ".venv/bin/papermill").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    status, calls, printed = clone("run")
+    assert status != 0 and not calls and "Done" not in printed
 
 
 def test_make_test_adds_the_test_packages_and_runs_everything(clone):

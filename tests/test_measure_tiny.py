@@ -1,4 +1,6 @@
-"""The shipped model's measurement: parts resume and are written whole, and the card says what was measured."""
+"""The shipped model's measurement: parts resume and are written whole, and the card says what was measured. And what ships is sound."""
+
+import os
 
 import card_tiny
 import measure_tiny
@@ -6,8 +8,13 @@ import pytest
 import torch
 
 import vox
+from vox import judge, metrics
 from vox.config import preset, to_dict
-from vox.files import read_json, write_json
+from vox.files import HOME, read_json, write_json
+from vox.state import read_tensors
+
+SHIPPED = HOME / "data/checkpoints/tiny"
+shipped = pytest.mark.skipif(not SHIPPED.is_dir() and not os.environ.get("CI"), reason="no weights of tiny are shipped yet")
 
 FIGURE = [0.0123, 0.0101, 0.0234, 40]
 
@@ -148,3 +155,35 @@ def test_a_log_is_short(tmp_path):
     assert (log["seed"], log["threads"]) == (3, 2)
     with pytest.raises(ValueError, match="report.json"):
         measure_tiny.log(tmp_path / "none", threads=1)
+
+
+# ---- what ships --------------------------------------------------------------------------------------------------------
+
+
+@shipped
+def test_what_ships_is_small():
+    paths = sorted(SHIPPED.glob("*.safetensors"))
+    assert [path.name for path in paths] == ["audiovae.safetensors", "model.safetensors"]
+    assert card_tiny.shipped() < 40e6
+    for path in paths:
+        assert {tensor.dtype.itemsize for tensor in read_tensors(path).values() if tensor.is_floating_point()} == {2}, path.name
+
+
+@shipped
+def test_what_ships_speaks():
+    """A held-out text of each language, heard almost right."""
+    texts = [min(vox.corpus.texts(language, "validation")) for language in vox.corpus.LANGUAGES]
+    speeches = vox.load("tiny", device="cpu").generate(texts, seed=0, progress=False)
+    heard = judge.load().transcribe([speech.wav for speech in speeches])
+    assert metrics.error_rate(texts, heard).value <= 0.34, heard
+
+
+@shipped
+def test_the_card_that_ships_is_of_these_weights():
+    """Every figure of the results was measured on what ships, and stands in the card; and the card is made again as it says."""
+    which, card = measure_tiny.weights(SHIPPED), (SHIPPED / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert which in card
+    for name, part in read_json(HOME / "data/results/tiny.json").items():
+        assert part["weights"] == which, f"{name} was measured on other weights: python tests/measure_tiny.py {name}, then card"
+        assert card_tiny.all_figures(part, name) in card, f"the card lacks {name}: python tests/measure_tiny.py card"
+    assert card_tiny.rebuild((HOME / "Makefile").read_text(encoding="utf-8")) in card

@@ -111,6 +111,14 @@ def test_stored_notebooks_are_fit_to_read(path):
     assert path.stat().st_size <= LARGEST, f"{path.stat().st_size} bytes: store fewer or smaller pictures and sounds"
 
 
+@every_notebook
+def test_links_lead_somewhere(path):
+    """A notebook that is only planned is named and not linked; addresses of the web are not tried."""
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
 @pytest.mark.notebook
 @every_notebook
 def test_notebooks_run_in_short_form(path, tmp_path):

@@ -127,6 +127,19 @@ def test_what_cannot_be_drawn_is_refused(wav, rate, message):
         plots.sheet([("one", sine(300), RATE), ("nine", wav, rate)])
 
 
+def test_a_sheet_in_columns(tmp_path):
+    """Line by line; the lowest of each column has the marks of the time axis, and what is missing in the last line is not there."""
+    figure = plots.sheet([(f"{number} " + "long " * 20, sine(300, 0.1 * number), RATE) for number in (1, 2, 3)], columns=2)
+    first, second, third = figure.axes
+    places = [(axes.get_subplotspec().rowspan.start, axes.get_subplotspec().colspan.start) for axes in figure.axes]
+    assert places == [(0, 0), (0, 1), (1, 0)]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "seconds", "seconds"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["kHz", "", "kHz"]
+    assert first.get_xlim() == second.get_xlim() == third.get_xlim()
+    assert first.get_title(loc="left").endswith("…") and len(first.get_title(loc="left")) <= 50
+    assert pixels(figure, tmp_path).shape == (round(3.3 * plots.DPI), 960, 3)
+
+
 def test_an_empty_sheet_is_refused():
     with pytest.raises(ValueError, match="at least one row"):
         plots.sheet([])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vox import official
 from vox.config import Config, TransformerConfig, VAEConfig
 from vox.official import load
 from vox.voxcpm import VoxCPM
@@ -167,6 +168,18 @@ def test_no_such_folder_or_number_format(folder, tmp_path):
         load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="dtype"):
         load(folder, dtype="float7")
+
+
+def test_a_preset_is_found_where_it_ships(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(official, "SHIPPED", tmp_path)
+    monkeypatch.chdir(tmp_path / "..")
+    with pytest.raises(FileNotFoundError, match="no weights of preset 'tiny'.*make tiny"):
+        load("tiny")
+    shutil.copytree(folder, tmp_path / "tiny")
+    assert official.find("tiny") == tmp_path / "tiny"
+    (tmp_path / "tiny" / "config.json").unlink()  # a folder that is there and holds no model
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        load("tiny")
 
 
 def test_lost_model_is_not_written(folder, copy):

@@ -20,7 +20,7 @@ FLOORS = [  # a module imports only from floors below its own
     {"metrics"},
     {"judge_train", "hub_judges"},
     {"lab"},
-    {"plots", "widgets", "exercises", "check"},
+    {"plots", "report", "widgets", "exercises", "check"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.name != "__init__.py")

@@ -24,7 +24,10 @@ def find(name) -> Path:
     if str(name) in PRESETS:
         if (SHIPPED / str(name)).is_dir():
             return SHIPPED / str(name)
-        raise FileNotFoundError(f"no weights are shipped for preset {name!r}: train it with `make run`, or give a model folder")
+        raise FileNotFoundError(
+            f"no weights of preset {name!r} in {SHIPPED}: restore that folder if it is in the repository, give another model folder,"
+            " or train one (`make tiny` trains tiny, notebook 12 any preset)"
+        )
     if str(name).count("/") == 1 and not folder.is_absolute() and not str(name).startswith("."):
         from huggingface_hub import snapshot_download  # only on this path: everything else works offline
 

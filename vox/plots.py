@@ -97,8 +97,8 @@ def drawable(text: str, columns: int = 100) -> str:
     return "".join(pieces[: int((total < columns).sum())]).rstrip() + "…"
 
 
-def _title(axes, text):
-    axes.set_title(drawable(text), parse_math=False)  # a price of $5 is no formula
+def _title(axes, text, columns=100):
+    axes.set_title(drawable(text, columns), parse_math=False)  # a price of $5 is no formula
 
 
 # ---- sound -----------------------------------------------------------------------------------------------------------
@@ -166,20 +166,27 @@ def waveform(speech, sample_rate: int | None = None, title: str | None = None) -
 
 
 @styled
-def sheet(rows: list) -> Figure:
-    """A sheet of spectrograms, one under the other: `rows` of (title, waveform [N], sample rate in Hz).
+def sheet(rows: list, columns: int = 1) -> Figure:
+    """A sheet of spectrograms: `rows` of (title, waveform [N], sample rate in Hz), line by line in `columns`.
 
-    All rows share the time axis and the colour scale. Raises ValueError for an empty list; for a row, as `spectrogram`, naming it.
+    All share the time axis and the colour scale. Raises ValueError for an empty list; for a row, as `spectrogram`, naming it.
     """
     if not rows:
         raise ValueError("a sheet needs at least one row of (title, wav, sample_rate)")
     waves = [_wave(wav, rate, f"row {number} ({title})") for number, (title, wav, rate) in enumerate(rows, 1)]
-    figure, axes = _figure(0.6 + 1.35 * len(rows), len(rows), sharex=True)
-    for [ax], (title, *_), (wav, rate) in zip(axes, rows, waves, strict=True):
+    lines = -(-len(rows) // columns)
+    figure, axes = _figure(0.6 + 1.35 * lines, lines, columns, sharex=True)
+    for number, (ax, (title, *_), (wav, rate)) in enumerate(zip(axes.flat, rows, waves, strict=False)):
         _draw_spectrogram(ax, wav, rate)
-        _title(ax, title)
-    ax.set_xlim(0, max(len(wav) / rate for wav, rate in waves))
-    ax.set_xlabel("seconds")
+        _title(ax, title, 100 // columns)
+        if number % columns:
+            ax.set_ylabel("")
+    for ax in axes.flat[len(rows) :]:
+        ax.remove()
+    for ax in axes.flat[max(0, len(rows) - columns) : len(rows)]:  # the lowest of each column
+        ax.set_xlabel("seconds")
+        ax.tick_params(labelbottom=True)
+    axes[0, 0].set_xlim(0, max(len(wav) / rate for wav, rate in waves))
     return figure
 
 
