@@ -33,12 +33,14 @@ run: .venv/lab.done
 	$(BIN)/python -m vox.report $(OUT)
 	@echo "Done. Listen to and look at the results in $(OUT), all on one page in report.html:" && ls $(OUT)
 
-# ARGS shortens the two runs of the notebook; all can be stopped, and the same command goes on.
+# ARGS shortens the runs of the notebook; all can be stopped, and the same command goes on.
 tiny: OUT = runs/tiny
 tiny: .venv/lab.done
-	@mkdir -p $(OUT)_vae $(OUT)
+	@mkdir -p $(OUT)_vae $(OUT)_words $(OUT)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae/12_scale.ipynb -p preset tiny -p hours 4 -p vae_steps 0 -p steps 1 -p out $(OUT)_vae $(ARGS)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p hours 5 -p vae $(OUT)_vae/model -p steps 0 -p out $(OUT) $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_words/12_scale.ipynb -p preset tiny -p corpus words -p hours 1.5 \
+	    -y 'changes: {flow.t_mean: 1.0, train.steps: 4000, train.decay: 1111, train.join: 0.0}' -p steps 0 -p vae $(OUT)_vae/model -p out $(OUT)_words $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p hours 2.5 -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)
 	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
 	$(BIN)/python -m vox.judge_train $(OUT)_judges $(OUT)/judge
 

@@ -112,8 +112,8 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
-def card(results: dict, judges: dict, vae: dict, lm: dict, bytes_shipped: int, rebuild: str) -> str:
-    """The model card as Markdown, of the measurements, the judges' report, the two training logs, the size of what ships and the
+def card(results: dict, judges: dict, vae: dict, words: dict, lm: dict, bytes_shipped: int, rebuild: str) -> str:
+    """The model card as Markdown, of the measurements, the judges' report, the three training logs, the size of what ships and the
     commands that make it again.
 
     Raises MissingPart naming parts without which there is no card, or that were measured on other weights than the rest.
@@ -127,9 +127,10 @@ def card(results: dict, judges: dict, vae: dict, lm: dict, bytes_shipped: int, r
     steps = int(lm["steps"])
     parts = [name for name in TITLES if name in results]
     absent = [TITLES[name] for name in TITLES if name not in results]
+    runs = {"AudioVAE": vae, "VoxCPM on words": words, "VoxCPM on numbers, from there": lm}
     training = [
-        ["AudioVAE", vae["steps"], minutes(vae["seconds"]), vae["threads"], vae["seed"], vae["logged"]["cpu"], vae["logged"]["torch"]],
-        ["VoxCPM", steps, minutes(lm["seconds"]), lm["threads"], lm["seed"], lm["logged"]["cpu"], lm["logged"]["torch"]],
+        [name, run["steps"], minutes(run["seconds"]), run["threads"], run["seed"], run["logged"]["cpu"], run["logged"]["torch"]]
+        for name, run in runs.items()
     ]
     sections = []
     for name in parts:
@@ -157,6 +158,7 @@ def card(results: dict, judges: dict, vae: dict, lm: dict, bytes_shipped: int, r
         megabytes=f"{bytes_shipped / 1e6:.1f}",
         training=table(["", "steps", "wall time", "threads", "seed", "processor", "torch"], training),
         vae_steps=vae["steps"],
+        words_steps=words["steps"],
         lm_steps=steps,
         seed=lm["seed"],
         bars=table(["", "aimed for", "measured", ""], list(bars(results, judges))),
@@ -173,12 +175,13 @@ TEMPLATE = """# tiny: a small VoxCPM that says numbers, times and dates in Engli
 latents, on an AudioVAE of its own at {rate} Hz. Everything was trained from nothing by the code in this repository. `vox.load("tiny")`
 loads it offline, and the official package `voxcpm` reads the same folder. All of data/checkpoints takes {megabytes} MB.
 
-**Data.** The synthetic corpus `numbers` (see data/README.md): no recording of a person is in it. Every text
+**Data.** The synthetic corpora `words` and `numbers` (see data/README.md): no recording of a person is in it. Every text
 of the figures below was held out of training; unseen voices were too, seen ones were trained on.
 
 **Recipe.** The AudioVAE took {vae_steps} steps; then latent channels that say less than their own noise were dropped, {after} of
-{before} stayed. VoxCPM took {lm_steps} steps on those latents, with warm-up, stable phase and decay. All settings and losses are in
-data/results/tiny_vae.json and data/results/tiny_lm.json.
+{before} stayed. On those latents VoxCPM took {words_steps} steps on words in random order, which it can only say by reading, and from
+there, with a fresh optimiser, {lm_steps} steps on numbers, half of whose sequences join two or three utterances of one voice; both with
+warm-up, stable phase and decay. All settings and losses are in data/results/tiny_vae.json, tiny_words.json and tiny_lm.json.
 
 {training}
 
@@ -233,7 +236,7 @@ def rebuild(makefile: str) -> str:
         if not line.startswith("\t"):
             break
         commands.append(line.strip().removeprefix("@"))
-    text = "\n".join(commands)
+    text = "\n".join(commands).replace("\\\n", "\\\n    ")
     for name, value in {"$(PAPERMILL)": "papermill --cwd notebooks", "$(BIN)/": "", "$(OUT)": "runs/tiny", " $(ARGS)": ""}.items():
         text = text.replace(name, value)
     return text
@@ -249,7 +252,8 @@ def write_card(folder, measured, results):
 
     Raises ValueError naming a file or a part that is not there.
     """
-    paths = [Path(measured), HOME / "data/checkpoints/judge/judge.json", Path(results) / "tiny_vae.json", Path(results) / "tiny_lm.json"]
+    logs = [Path(results) / f"tiny_{name}.json" for name in ("vae", "words", "lm")]
+    paths = [Path(measured), HOME / "data/checkpoints/judge/judge.json", *logs]
     for path in paths:
         if not path.is_file():
             raise MissingPart(f"no card without {path}: python tests/measure_tiny.py {'log' if 'tiny_' in path.name else ''}")

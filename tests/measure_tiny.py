@@ -1,7 +1,7 @@
 """What the shipped model can do: every figure with its 95 % interval, beside the same judge's on the true recordings.
 
     PYTHONPATH=. python tests/measure_tiny.py [PART...] [--model F] [--out F] [--float32 F] [--legs F...]
-    PYTHONPATH=. python tests/measure_tiny.py log --vae RUN --lm RUN --threads N      training logs, small enough to ship
+    PYTHONPATH=. python tests/measure_tiny.py log --vae RUN --words RUN --lm RUN --threads N      training logs, small enough to ship
     PYTHONPATH=. python tests/measure_tiny.py card                                    MODEL_CARD.md from all of these
 
 Parts: tts, clone, vae, sphinx; sixteen (with --float32) and legs (with --legs, folders named after their steps). Those named are
@@ -34,6 +34,7 @@ SEEDS = (0, 1, 2)
 CHUNK = 50  # texts spoken together; more is not faster
 POOL = 1.5  # hours of held-out speech that rows and prompts are picked from
 MOST = 100  # rows of a training log
+LOGS = {"vae": "of the AudioVAE", "words": "of VoxCPM on words", "lm": "of VoxCPM on numbers, after it"}
 
 
 # ---- what is spoken ----------------------------------------------------------------------------------------------------
@@ -328,8 +329,8 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=results / "tiny.json")
     parser.add_argument("--float32", help="the model's folder before it was stored in 16 bits")
     parser.add_argument("--legs", nargs="+", dest="folders", default=(), help="model folders named after their steps")
-    for name in ("vae", "lm"):
-        parser.add_argument(f"--{name}", help=f"the finished run of the {name.upper()} (log)")
+    for name in LOGS:
+        parser.add_argument(f"--{name}", help=f"the finished run {LOGS[name]} (log)")
     parser.add_argument("--threads", type=int, help="threads that the runs used (log)")
     given = parser.parse_args(arguments)
     if unknown := set(given.parts) - {*PARTS, "log", "card"}:
@@ -339,9 +340,9 @@ def main(arguments=None):
             parser.error(f"{folder} is no folder (parts come before --legs)")
     command = "python tests/measure_tiny.py " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     if "log" in given.parts:
-        if not (given.threads and (given.vae or given.lm)):
-            parser.error("log needs --threads and --vae or --lm")
-        for name in ("vae", "lm"):
+        if not (given.threads and any(getattr(given, name) for name in LOGS)):
+            parser.error(f"log needs --threads and --{' or --'.join(LOGS)}")
+        for name in LOGS:
             if run := getattr(given, name):
                 write_json(results / f"tiny_{name}.json", log(run, given.threads))
     parts = [part for part in given.parts if part in PARTS]

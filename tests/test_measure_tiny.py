@@ -113,7 +113,7 @@ def test_the_card_says_what_was_measured():
         "errors": {"recogniser": {v: {"en-us": FIGURE, "cmn": FIGURE} for v in ("seen", "unseen")}, "speaker": {"unseen": {"eer": FIGURE}}}
     }
     config = to_dict(preset("tiny"))
-    logs = a_log(config["vae"]), a_log(config)
+    logs = a_log(config["vae"]), a_log(config), a_log(config)
     results = a_measurement()
     text = card_tiny.card(results, report, *logs, 12_300_000, "make it")
     for part in results.values():

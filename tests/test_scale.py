@@ -90,8 +90,9 @@ def rebuild(root):
     lines = subprocess.run(command, cwd=NOTEBOOK.parent.parent, capture_output=True, text=True, check=True).stdout.splitlines()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(NOTEBOOK.parent.parent), "VOX_CACHE": str(root / "cache")}
     environment.pop("VOX_BUDGET", None)
+    lines = "\n".join(lines).replace("\\\n", "").splitlines()
     runs = [shlex.split(line) for line in lines if line.startswith(("mkdir", f"{folder}/papermill"))]
-    assert len(runs) == 3
+    assert len(runs) == 4
     for run in runs:
         done = subprocess.run(run, cwd=NOTEBOOK.parent.parent, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -103,12 +104,13 @@ def test_tiny_rebuilt_twice_is_the_same(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     rebuild(first)
     rebuild(second)
-    for name in ("tiny_vae/vae/weights", "tiny_vae/model/audiovae", "tiny/voxcpm/weights", "tiny/model/audiovae", "tiny/model/model"):
+    names = "tiny_vae/vae/weights", "tiny_vae/model/audiovae", "tiny_words/voxcpm/weights", "tiny/voxcpm/weights", "tiny/model/model"
+    for name in (*names, "tiny/model/audiovae"):
         one, two = ((root / f"{name}.safetensors").read_bytes() for root in (first, second))
         assert one == two, name
     assert (first / "tiny_vae/model/audiovae.safetensors").read_bytes() == (first / "tiny/model/audiovae.safetensors").read_bytes()
     metrics = json.loads((second / "tiny/metrics.json").read_text())
-    assert metrics["finished"] and metrics["parameters"]["vae"] == str(second / "tiny_vae/model")
+    assert metrics["finished"] and metrics["parameters"]["start"] == str(second / "tiny_words/model")
 
 
 @pytest.mark.notebook

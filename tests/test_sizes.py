@@ -8,7 +8,7 @@ from vox.voxcpm import VoxCPM
 
 MILLION = {  # preset → (the model without its VAE, its VAE), each (least, most) in millions of parameters
     "nano": ((2.0, 3.5), (0.3, 0.5)),
-    "tiny": ((9.0, 12.5), (1.5, 3.0)),
+    "tiny": ((4.0, 5.0), (1.5, 3.0)),
     "small": ((40.0, 60.0), (15.0, 25.0)),
     "voxcpm-0.5b": ((652.25, 652.35), (75.35, 75.45)),
 }
