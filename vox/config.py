@@ -293,7 +293,7 @@ def _tiny() -> Config:
         fsq=FSQConfig(dim=64),
         flow=FlowConfig(t_mean=0.5),  # more draws near noise, where only the text says what is to come
         max_length=1024,
-        train=TrainConfig(steps=6000, batch=16, lr=1e-3, lr_end=5e-5, warmup=100, decay=2000, join=0.5, checkpoint=250),
+        train=TrainConfig(steps=8000, batch=16, lr=1e-3, lr_end=5e-5, warmup=100, decay=2700, join=0.5, checkpoint=250),
         vae_train=VAETrainConfig(
             steps=8000, lr=2e-3, warmup=200, decay=3000, betas=(0.8, 0.95), clip=10.0, ema=0.999, kl=5e-3, checkpoint=250
         ),  # at twice this rate the first hundred steps jump; kl, 100 times the paper's, leaves 14 channels that speak
