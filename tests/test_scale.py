@@ -13,7 +13,8 @@ import psutil
 import pytest
 import torch
 
-from vox import lab, state
+from vox import VoxCPM, lab, preset, state
+from vox.text import CharTokenizer
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "12_scale.ipynb"
 SHORT = {"preset": "nano", "hours": 0.02, "vae_steps": 3, "steps": 8, "every": 4, "rows": 2, "device": "cpu"}
@@ -116,12 +117,25 @@ def test_tiny_rebuilt_twice_is_the_same(tmp_path):
 @pytest.mark.notebook
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"step": 20}, "unknown parameter 'step': this notebook has preset, corpus"), ({"preset": "nanno"}, "preset must be one of nano")],
+    [({"step": 20}, "unknown parameter 'step': this notebook has preset, changes"), ({"preset": "nanno"}, "preset must be one of nano")],
     ids=["name", "value"],
 )
 def test_papermill_cannot_mistype(tmp_path, wrong, message):
     status, complaint = ended(start(tmp_path / "out", **wrong))
     assert status and message in complaint and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+def test_a_start_must_fit(tmp_path):
+    """Weights to begin with bring their AudioVAE along, and are those of the model that is asked for."""
+    config = preset("nano").replace(**{"tslm.layers": 2})
+    VoxCPM(config, tokenizer=CharTokenizer.learn(["one"], config.vocab)).save(tmp_path / "other")
+    other = str(tmp_path / "other")
+    for wrong, message in (({"vae": other}, "leave vae empty"), ({}, "other holds another model: give the preset and the changes")):
+        status, complaint = ended(start(tmp_path / "out", start=other, **wrong))
+        assert status and message in complaint
+        assert not (tmp_path / "out" / "voxcpm").exists()
 
 
 RULES = dict(size=("s", "m"), name=str, count=int, share=float, loud=bool)

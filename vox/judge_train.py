@@ -257,9 +257,9 @@ def teach(name: str, out, steps: int | None = None, hours: float = HOURS) -> tup
         if name == "recogniser":
             texts = [metrics.units(text).split() for language in corpus.LANGUAGES for text in corpus.texts(language, "train")]
             model = Hears(RecogniserConfig(tuple(sorted(set(sum(texts, []))))))
-            config = JudgeTrainConfig(steps=steps or 6000, decay=2500)
+            config = JudgeTrainConfig(steps=train.budget(steps or 6000), decay=2500)
         else:
-            model, config = Knows(SpeakerConfig()), JudgeTrainConfig(steps=steps or 3000, batch=16, decay=1500)
+            model, config = Knows(SpeakerConfig()), JudgeTrainConfig(steps=train.budget(steps or 3000), batch=16, decay=1500)
     report = train.fit(model, data, config, out)
     return model.network, report
 

@@ -286,9 +286,9 @@ class Run:
         for name, learner in job.learners.items():
             learner.load({kind: files[name + kind] for kind in learner.tensors()})
         rank = self.accelerator.process_index % len(files["random"]["cpu"])
-        torch.set_rng_state(files["random"]["cpu"][rank])
+        torch.set_rng_state(files["random"]["cpu"][rank].clone())  # of a view torch 2.11 reads memory that is not its own
         if "cuda" in files["random"] and self.accelerator.device.type == "cuda":
-            torch.cuda.set_rng_state(files["random"]["cuda"][rank], self.accelerator.device)
+            torch.cuda.set_rng_state(files["random"]["cuda"][rank].clone(), self.accelerator.device)
         self.history, self.window, self.seconds = saved["history"], saved["window"], saved["seconds"]
         return saved["step"]
 
