@@ -148,7 +148,7 @@ def local(plan: Sweep, runs: int) -> Executor:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers, shares = plan.workers or max(1, cores // first.threads), multiprocessing.get_context("spawn").SimpleQueue()
     if first.gpus:
-        gpus = _visible_gpus()
+        gpus = visible_gpus()
         if len(gpus) < first.gpus:
             raise ValueError(f"a run of {plan.name} wants {first.gpus} GPUs, and torch finds {len(gpus)} here: lower gpus in `resources`")
         workers = min(plan.workers or len(gpus), len(gpus) // first.gpus)
@@ -158,7 +158,8 @@ def local(plan: Sweep, runs: int) -> Executor:
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _worker, (shares,))
 
 
-def _visible_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -206,7 +207,8 @@ def collect(path):
 
     done = [run for run in sweeps.read(path).runs if run.done()]
     rows = [{"run": run.name} | flatten(run.parameters) | flatten({"metrics": run.metrics()}) for run in done]
-    return pandas.DataFrame(rows, columns=None if rows else ["run"])
+    columns = dict.fromkeys(["run", *(name for row in rows for name in row)])
+    return pandas.DataFrame(rows, columns=sorted(columns, key=lambda name: name.startswith("metrics.")))  # parameters first
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------

@@ -277,7 +277,8 @@ def _hash(notebook: str, parameters: dict) -> str:
 def _names(sets: list[dict]) -> list[str]:
     """Names that say in what the runs differ."""
     flat = [flatten(parameters) for parameters in sets]
-    keys = dict.fromkeys(key for one in flat for key in one)
+    order = dict.fromkeys(name for parameters in sets for name in parameters)
+    keys = dict.fromkeys(key for name in order for parameters in sets for key in flatten({name: parameters.get(name, {})}))
     varied = [key for key in keys if any(one.get(key) != flat[0].get(key) for one in flat)]
     words = ["_".join(f"{key}-{one[key]}" for key in varied if key in one) for one in flat]
     return [re.sub(r"[^\w.+-]+", "-", word)[:80].strip("-") or "default" for word in words]
