@@ -338,7 +338,7 @@ def test_the_runner_says_done_for_notebooks_that_leave_no_metrics(home):
     run.marker.parent.mkdir(parents=True)
     run.marker.touch()
     assert job.execute(run)["state"] == "done" and run.metrics() == {"finished": True}
-    assert (Path(run.folder) / "log.txt").read_text() == "b\n"
+    assert (Path(run.folder) / "log.txt").read_text().endswith("b\n")
 
 
 def test_a_folder_that_cannot_be_written_is_a_failure_of_one_run(home):
@@ -390,7 +390,7 @@ def test_killed_three_times_and_the_same_table(home, monkeypatch):
         while sum(run.done() for run in runs) < done:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
-        time.sleep(dice.uniform(0, 3))
+        time.sleep(dice.uniform(0, 2))
         assert process.poll() is None
         for victim in [process] if kill == "runner" else kernels(home):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -400,7 +400,8 @@ def test_killed_three_times_and_the_same_table(home, monkeypatch):
     assert status == 0 and "12 runs: 12 done" in out, complaint
     pandas.testing.assert_frame_equal(lab.collect(path), expected)
     for run in runs:
-        assert (Path(run.folder) / "ended.txt").read_text() in ("ended\n", "")
+        last = Path(run.folder) / "ended.txt"  # a kill may have come between the metrics and it
+        assert not last.exists() or last.read_text() == "ended\n"
         assert sorted(set(steps_of(run))) == ["0", "1", "2", "3", "4"]
     assert sum(len(steps_of(run)) for run in runs) == 12 * 5  # no step was taken again
     assert all_gone(home)
