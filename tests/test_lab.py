@@ -105,7 +105,7 @@ def kernels(home):
     return found
 
 
-def all_gone(home, seconds=40):
+def all_gone(home, seconds=120):
     """Whether they all end by themselves."""
     deadline = time.monotonic() + seconds
     while kernels(home) and time.monotonic() < deadline:
