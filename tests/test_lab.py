@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -86,7 +87,8 @@ def command(*arguments, **options):
     """`python -m vox.lab` in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "vox.lab", *map(str, arguments)]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell has started in the background ignores Ctrl-C
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed, **options)
 
 
 def ended(process):
