@@ -97,12 +97,16 @@ def ended(process):
     return process.returncode, out, complaint
 
 
+KINDS = ("vox.lab", "vox.job", "spawn_main", "ipykernel")  # runners, processes of runs, workers and kernels, by their command lines
+
+
 def kernels(home):
-    """Processes with the runs of this folder in hand: runners, processes of runs, and kernels."""
+    """The processes that have the runs of this folder in hand."""
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("VOX_HOME") == str(home) and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            line = " ".join(process.cmdline())
+            if process.environ().get("VOX_HOME") == str(home) and any(kind in line for kind in KINDS):
                 found.append(process)
     return found
 
