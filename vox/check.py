@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 PACKAGES = (
     "torch torchaudio accelerate datasets einops espeakng-loader filelock huggingface-hub"
-    " jiwer matplotlib numpy pillow pyarrow safetensors soundfile tokenizers tqdm"
+    " jiwer matplotlib numpy pillow pyarrow pyyaml safetensors soundfile tokenizers tqdm"
 ).split()
-LAB = "jupyterlab papermill ipykernel ipywidgets".split()
+LAB = "jupyterlab papermill ipykernel ipywidgets pandas psutil".split()
 INSTALL = "run `make lab`, or pip install -c constraints.txt -e '.[lab]' in the clone"
 
 
