@@ -165,8 +165,13 @@ def card(results: dict, judges: dict, vae: dict, words: dict, lm: dict, bytes_sh
         sections="\n".join(sections),
         absent=f"\nNot measured: {'; '.join(absent)}.\n" if absent else "",
         weights=results["tts"]["weights"],
+        earlier=BEFORE.format(results["tts"]["before"]) if "before" in results["tts"] else "",
         commits=", ".join(sorted({results[name]["machine"]["commit"] for name in parts})),
     )
+
+
+BEFORE = """ as they were ({}) before the residual scales of LocEnc and LocDiT went into their matrices, which the official
+package needs and which changes nothing but rounding. They were trained with muP in the LMs alone; `make tiny` has it in all stacks"""
 
 
 TEMPLATE = """# tiny: a small VoxCPM that says numbers, times and dates in English and Mandarin
@@ -205,7 +210,7 @@ data/checkpoints/judge, which have heard true recordings only.
 ## All figures
 
 {sections}{absent}
-Measured on weights {weights}, with the code of {commits}.
+Measured on weights {weights}{earlier}, with the code of {commits}.
 
 ## Limits
 

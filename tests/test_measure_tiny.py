@@ -187,3 +187,13 @@ def test_the_card_that_ships_is_of_these_weights():
         assert part["weights"] == which, f"{name} was measured on other weights: python tests/measure_tiny.py {name}, then card"
         assert card_tiny.all_figures(part, name) in card, f"the card lacks {name}: python tests/measure_tiny.py card"
     assert card_tiny.rebuild((HOME / "Makefile").read_text(encoding="utf-8")) in card
+
+
+@shipped
+def test_the_readme_quotes_the_figures():
+    results, readme = read_json(HOME / "data/results/tiny.json"), (HOME / "README.md").read_text(encoding="utf-8")
+    for part, entry in (("tts", "no prompt"), ("clone", "cloned")):
+        figures = results[part]["figures"][entry]
+        for name in {"error_rate en-us", "error_rate cmn", "stop_failures", "identified"} & figures.keys():
+            for side in ("speech", "true"):
+                assert f"| {card_tiny.figure(figures[name][side], card_tiny.MEASURES[name][1])} |" in readme, (part, name, side)

@@ -286,8 +286,8 @@ def _tiny() -> Config:
         vae=VAEConfig(encoder_dim=16, latent_dim=32, decoder_dim=256),
         tslm=TransformerConfig(layers=4, hidden=192, ffn=512, heads=6, kv_heads=2, mup=True),  # without muP the text is hardly read
         ralm_layers=2,
-        locenc=TransformerConfig(layers=1, hidden=128, ffn=384, heads=4, kv_heads=2),
-        locdit=TransformerConfig(layers=3, hidden=192, ffn=512, heads=6, kv_heads=2),
+        locenc=TransformerConfig(layers=1, hidden=128, ffn=384, heads=4, kv_heads=2, mup=True),
+        locdit=TransformerConfig(layers=3, hidden=192, ffn=512, heads=6, kv_heads=2, mup=True),
         vocab=1024,
         patch=4,
         fsq=FSQConfig(dim=64),

@@ -12,6 +12,7 @@ and the older torch files are read with `weights_only=True`.
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -230,6 +231,9 @@ def _fit(file, weights, wanted, name_in_file):
             raise ValueError(f"{file}: {name_in_file(name)} {shapes}")
 
 
+SHARED = ("kv_heads", "norm_eps", "rope", "mup", "scale_depth", "scale_emb")  # what the released config.json says once, for all stacks
+
+
 def write(folder, config: Config, weights: dict[str, Tensor], tokenizer, half: bool = False):
     """Write a model folder in the released layout.
 
@@ -247,6 +251,13 @@ def write(folder, config: Config, weights: dict[str, Tensor], tokenizer, half: b
         raise ValueError(f"weight {bad} holds values that are not finite; nothing was written to {folder}")
     vae = {name.removeprefix("vae."): tensor for name, tensor in weights.items() if name.startswith("vae.")}
     model = {released_name(name): tensor for name, tensor in weights.items() if not name.startswith("vae.")}
+    for name, differing in (("locenc", config.locenc), ("locdit", config.locdit)):
+        if alone := [field for field in SHARED if getattr(differing, field) != getattr(config.tslm, field)]:
+            warnings.warn(
+                f"{name}.{alone[0]} is not that of tslm: vox.load reads {folder} as it is, the official package, which knows one for"
+                " all stacks, reads another model",
+                stacklevel=3,
+            )
     tree = released_config(config, dtype)
     tokenizer.save(folder)
     for name, tensors in ((VAE_FILES[0], vae), (MODEL_FILES[0], model)):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from vox.config import preset
 from vox.official import load
+from vox.text import CharTokenizer
 from vox.voxcpm import VoxCPM
 
 MAIN, AUDIO = ("model.safetensors", "pytorch_model.bin"), ("audiovae.safetensors", "audiovae.pth")
@@ -134,3 +135,12 @@ def test_figure_can_fail():
     with pytest.raises(AssertionError, match="finite"):
         close(a * float("nan"), a, what="-")
     reference.FIGURES.pop("-")
+
+
+def test_what_the_official_package_cannot_read_is_said(tmp_path):
+    """Its config.json has one muP switch, one number of key heads and so on, for all stacks."""
+    config = preset("nano").replace(**{"locdit.mup": True})
+    model = VoxCPM(config, tokenizer=CharTokenizer.learn(["one"], config.vocab))
+    with pytest.warns(UserWarning, match="locdit.mup is not that of tslm"):
+        model.save(tmp_path / "model")
+    assert load(tmp_path / "model", device="cpu").config == config
