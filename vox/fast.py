@@ -125,6 +125,8 @@ def pack_(model):
 
     Returns the model. Raises ValueError for a model on another device or packed already, or a torch without oneDNN.
     """
+    if model.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise ValueError("this processor has no bfloat16 to pack weights for: speak in float32")
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this torch was built without oneDNN and cannot pack weights: use a build from pytorch.org")
     return _replace(model, PackedLinear)
