@@ -59,7 +59,7 @@ def test_chunks_join_to_the_whole(name, sizes, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda shape, **options: torch.full(shape, 0.7, **options))  # chunks draw in another order
     wav = in_chunks(DecoderStream(vae, 3), z, sizes)
     assert difference(wav, decode(vae, z)) <= 1e-5
-    assert difference(wav, DecoderStream(vae, 3)(z)) <= 1e-6
+    assert difference(wav, DecoderStream(vae, 3)(z)) <= 3e-6  # the rounding of float32; with AVX2 it reaches 1.2e-6
     vae, z = vae.double(), z.double()  # where rounding hides nothing; what is left is the 1e-9 that Snake adds to α
     assert difference(in_chunks(DecoderStream(vae, 3), z, sizes), decode(vae, z)) <= 1e-7
 
