@@ -29,6 +29,7 @@ VARIANTS = {
     "wide, t_mean -0.4": WIDE | {"flow.t_mean": -0.4},
     "wide, t_mean 1": WIDE | {"flow.t_mean": 1.0},
     "tiny, t_mean 1": {"flow.t_mean": 1.0},
+    "tiny, t_mean 1, no muP": {"flow.t_mean": 1.0, "tslm.mup": False, "locenc.mup": False, "locdit.mup": False},
     "tiny, t_mean 2": {"flow.t_mean": 2.0},
     "tiny, t_mean 1, lr 2e-3": {"flow.t_mean": 1.0, "train.lr": 2e-3},
     "tiny, t_mean 1, lr 5e-4": {"flow.t_mean": 1.0, "train.lr": 5e-4},

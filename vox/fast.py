@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vox.transformer import Attention, SwiGLU
+from vox.transformer import Attention, SwiGLU, has_bf16
 
 
 class SpeakingLinear(nn.Module):
@@ -123,12 +123,13 @@ def _replace(model, kind):
 def pack_(model):
     """Lay the weights of a VoxCPM out for this CPU, in their own number format: the same speech, up to the order of sums.
 
-    Returns the model. Raises ValueError for a model on another device or packed already, or a torch without oneDNN.
+    Returns the model. Raises ValueError for a model on another device or packed already, or a torch or, in bfloat16, a
+    processor that cannot.
     """
-    if model.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise ValueError("this processor has no bfloat16 to pack weights for: speak in float32")
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this torch was built without oneDNN and cannot pack weights: use a build from pytorch.org")
+    if model.dtype == torch.bfloat16 and not has_bf16(model.device):
+        raise ValueError("this processor has no bfloat16 to pack weights for: speak in float32")
     return _replace(model, PackedLinear)
 
 

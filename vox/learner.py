@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vox.config import TrainConfig, VAETrainConfig
+from vox.transformer import has_bf16
 
 
 def phases(config: TrainConfig | VAETrainConfig) -> tuple[float, float]:
@@ -32,11 +33,6 @@ def lr_at(step: int, config: TrainConfig | VAETrainConfig) -> float:
         return config.lr * (step + 1) / warmup
     left = config.steps - 1 - step
     return config.lr_end + (config.lr - config.lr_end) * min(1.0, left / decay) if decay else config.lr
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 itself: every GPU that is supported, and processors with AVX-512."""
-    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Pass(nn.Module):

@@ -21,6 +21,11 @@ from vox.config import RopeConfig, TransformerConfig
 ONEDNN = torch.backends.mkldnn.is_available()
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 itself: a GPU, or a processor with AVX-512. Others imitate it, several times slower."""
+    return device.type != "cpu" or (ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) · weight over the last axis [..., H]; the mean square is taken in float32."""
 
