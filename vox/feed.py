@@ -231,9 +231,16 @@ class Utterances:
         """Rows of the same speaker."""
         return self.by_speaker[self.speakers[row]]
 
+    def pauses(self, sequence: tuple[int, ...]) -> list[int]:
+        """Latents of silence after each utterance of a sequence: none to all of the tail in whole patches, none after the last."""
+        rng = generator("pauses", *sequence)
+        longest = self.quiet // self.patch
+        drawn = torch.randint(longest + 1, (len(sequence) - 1,), generator=rng).tolist()
+        return [self.patch * patches for patches in drawn] + [0]
+
     def frames(self, sequence: tuple[int, ...]) -> int:
         """Latents of a sequence, pauses included."""
-        return sum(len(self.latents[row][0]) for row in sequence) - self.quiet
+        return sum(len(self.latents[row][0]) - self.quiet + pause for row, pause in zip(sequence, self.pauses(sequence), strict=True))
 
     def tokens(self, sequence: tuple[int, ...]) -> Tensor:
         """Token ids [n] of a sequence, its texts joined."""
@@ -243,9 +250,11 @@ class Utterances:
 
     def item(self, sequence: tuple[int, ...]) -> Item:
         """A sequence, ready to pack: utterance, pause, utterance …"""
-        parts = [self.latents[row][place > 0] for place, row in enumerate(sequence)]
-        latents = torch.cat(parts)
-        return Item(self.tokens(sequence), latents[: len(latents) - self.quiet])
+        parts = []
+        for place, (row, pause) in enumerate(zip(sequence, self.pauses(sequence), strict=True)):
+            latents = self.latents[row][place > 0]  # [L + quiet, D]
+            parts.append(latents[: len(latents) - self.quiet + pause])
+        return Item(self.tokens(sequence), torch.cat(parts))
 
 
 @torch.inference_mode()
