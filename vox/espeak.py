@@ -177,7 +177,7 @@ DUPLICATES = dict(
 UNSEEN = 24  # variants kept for the test split
 SETTINGS = 8  # speakers per variant that comes with the package
 FEW = 4  # speakers per drawn variant
-NEAR_UNSEEN = frozenset(("drawn002", "drawn042", "drawn235"))  # what `near_unseen()` returned for espeakng-loader 0.2.4 (a slow test measures again)
+NEAR_UNSEEN = frozenset(("drawn002", "drawn042", "drawn235"))  # what `near_unseen()` returned; a slow test measures again
 
 
 @functools.cache
@@ -280,7 +280,7 @@ def near_duplicates() -> dict[str, str]:
 
 
 def near_unseen() -> frozenset[str]:
-    """Measures which drawn variants to leave out, in about 30 s: those nearer to an unseen one than a variant is to itself at another pitch."""
+    """Measures which drawn variants to leave out, in about 30 s: those nearer to an unseen one than the yardstick."""
     natural = torch.stack([timbre(variant) for variant in variants()])  # [variants, 3, 19, 200]
     limit = yardstick(natural)
     unseen = torch.stack([timbre(variant) for variant in voices("test")])

@@ -9,8 +9,10 @@ Notable choices
 - everything random about a step is a function of (seed, step), drawn on the CPU for the global batch, of which each process
   takes its slice: two processes train on what one would, and a resumed run goes on where it was without replaying anything;
 - a pause is encoded, not invented: every utterance is encoded twice, at the start of a recording and after `PAUSE` seconds of
-  silence, both with a tail of silence. Joining takes the tail of the first and the second version of the next, so no
+  silence, both with a tail of silence. Joining takes a part of the tail of the first and the second version of the next, so no
   encoder state at a joint belongs to the start of a file;
+- pauses last from nothing to `PAUSE`, drawn per joint: after a full one the patch before tells nothing of the voice, and a
+  prompt cut off at its last sound must not be new to the model;
 - utterances that are too long are left out, never cut: a cut one would teach the model not to stop.
 """
 
@@ -32,7 +34,7 @@ from vox.config import TrainConfig, VAETrainConfig, to_dict
 from vox.files import cache_folder
 from vox.text import join_texts
 
-PAUSE = 0.3  # seconds between joined utterances, rounded to whole patches
+PAUSE = 0.3  # seconds between joined utterances at most, rounded to whole patches
 WINDOW = 32  # batches sorted by length together
 SHARD = 256  # utterances per file of latents
 SCALE_ROWS = 64  # recordings the scale of the latents is measured on
