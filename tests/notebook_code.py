@@ -17,9 +17,8 @@ DEFINING = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
 def definitions(path) -> types.SimpleNamespace:
     """A namespace of the notebook's imports, its parameters, and its functions and classes.
 
-    Three kinds of cells are executed, in order and in the notebook's folder: the one tagged `parameters`, those of nothing but
-    imports, functions, classes (and docstrings), and the imports, functions and classes of the others. A definition that needs a value which only
-    another cell computes fails when it is called; a test can set it: `code.value = ...`.
+    Executed in order, in the notebook's folder: the cell tagged `parameters`, and of all others the imports, functions and classes.
+    A definition that needs a value which only another cell computes fails when it is called; a test can set it: `code.value = ...`.
     """
     path = Path(path)
     notebook, module = nbformat.read(path, as_version=4), types.ModuleType(path.stem)

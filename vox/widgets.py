@@ -127,8 +127,8 @@ class Explorer:
         try:
             picture, note, sound = self._result(values, compute)
         except Exception as error:
-            told = html.escape(f"{type(error).__name__}: {error}")
-            self.note.value = f"<b>This cannot be shown.</b> {told}<br>Setting: {html.escape(_told(values))}. The picture is an earlier one."
+            told, setting = html.escape(f"{type(error).__name__}: {error}"), html.escape(_told(values))
+            self.note.value = f"<b>This cannot be shown.</b> {told}<br>Setting: {setting}. The picture is an earlier one."
             raise
         self.image.value, self.note.value, self.audio.value = picture, note, sound
         self.image.tooltip = f"{self.alt}: {_told(values)}"
