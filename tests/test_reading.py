@@ -1,6 +1,7 @@
 """What is read beside the notebooks is true: quoted messages exist, tables can be read by machine, the map leads somewhere."""
 
 import ast
+import functools
 import re
 import runpy
 from pathlib import Path
@@ -25,6 +26,7 @@ def templates(node):
     return []
 
 
+@functools.cache
 def spoken():
     """Every text written in vox, as templates."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "vox").glob("*.py"))]
