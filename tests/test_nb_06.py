@@ -65,8 +65,7 @@ def test_best_velocity_is_the_conditional_mean(code, t, shown):
     y, v = code.path(x, torch.randn(n, 2), times)
     best = code.best(y, mu, times)
     for known in (torch.ones(n, 2), y, y**2, y.flip(1), best, mu):
-        assert ((v - best) * known).mean(0).abs().max() < 0.03
-    assert ((v - 0.9 * best) * best).mean() > 0.05  # what is not the mean is found out
+        assert ((v - best) * known).mean(0).abs().max() < 0.02
 
 
 def test_two_points_formula_is_the_mixture_of_two(code):
