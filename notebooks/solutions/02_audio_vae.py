@@ -55,7 +55,8 @@ def check_3(answer):
     mu, logvar, m = (torch.randn(50, generator=rng) for _ in range(3))
     s = torch.rand(50, generator=rng) + 0.5
     true = torch.distributions.kl_divergence(
-        torch.distributions.Normal(mu, (0.5 * logvar).exp()), torch.distributions.Normal(m, s), 
+        torch.distributions.Normal(mu, (0.5 * logvar).exp()),
+        torch.distributions.Normal(m, s),
     )
     itself = answer(m, 2 * s.log(), m, s)
     assert itself.abs().max() < 1e-5, f"from a distribution to itself it is 0, yours is up to {itself.abs().max():.3f}"
@@ -117,8 +118,8 @@ def check_5(answer):
 
 
 ANSWERS = (
-    "All on the left, (K - 1) · d of them (2⌈s/2⌉ where there is a stride). With some on the right, a latent would know of sound to come: "
-    "the decoder would have to wait for latents that are not drawn yet, and in training the language model would see hints of the patch it is to draw.",
+    "All on the left, (K - 1) · d of them (2⌈s/2⌉ where there is a stride). With some on the right, the decoder would have to wait for "
+    "latents that are not drawn yet, and in training the language model would see hints of the patch that it is to draw.",
     "The encoder has to wait for the 640 samples of a frame, 40 ms. The decoder can blend a frame only with the one before: what it "
     "draws between two frames comes half a frame later than with a look ahead.",
     "So that z is a differentiable function of μ and σ, with all chance in ε. ε is zero after training: encode returns μ.",
