@@ -66,7 +66,7 @@ def check_4(levels):
         number = ((true + s) * (2 * s + 1) ** torch.arange(d)).sum(-1)
         found = levels(number, s, d)
         assert found.shape == true.shape, f"numbers [4, 7] should become levels [4, 7, {d}], not {list(found.shape)}"
-        assert found.min() >= -s, f"levels begin at −{s}; yours go down to {found.min()}"
+        assert found.min() >= -s and found.max() <= s, f"levels begin at −{s}, yours reach from {found.min()} to {found.max()}"
         assert not torch.equal(found, true.flip(-1)), "the digits are in the wrong order: the first dimension is the smallest place"
         assert torch.equal(found, true), f"with s = {s}, number {number[0, 0]} stands for {true[0, 0].tolist()}, not {found[0, 0].tolist()}"
 
@@ -88,7 +88,7 @@ def check_5(effective):
     assert found.shape == (4,), f"one number for each dimension: [4], not {list(found.shape)}"
     assert found.isfinite().all(), "a level that is never used adds 0 · log 0, which is not a number: it should add nothing"
     assert abs(found[0] - 1) < 1e-3, f"a dimension that never changes has 1 effective level, not {found[0]:.2f}"
-    assert torch.allclose(found, true, atol=1e-3), f"columns with 1, 2, 3 and (3 : 1) levels should give {true.tolist()}, not {found.tolist()}"
+    assert torch.allclose(found, true, atol=1e-3), f"columns of 1, 2, 3 and (3 : 1) levels: {true.tolist()}, not {found.tolist()}"
 
 
 ANSWERS = (  # to the five questions at the end of the notebook, and where they stand
