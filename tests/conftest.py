@@ -20,7 +20,7 @@ def mark_of(path: Path) -> str | None:
     """The mark that a file's place gives to its tests, or None."""
     if path.suffix == ".ipynb":
         return "notebook"
-    return "parity" if path.is_relative_to(TESTS / "parity") else None
+    return next((mark for mark in ("parity", "browser") if path.is_relative_to(TESTS / mark)), None)
 
 
 class Strict:

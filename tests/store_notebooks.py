@@ -40,8 +40,9 @@ def clean(notebook):
             count += 1
             cell.execution_count = count
             cell.outputs = joined(output for output in cell.outputs if output.get("name") != "stderr")
+            cell.outputs = [output for output in cell.outputs if set(output.get("data", "-")) != {WIDGET}]
             for output in cell.outputs:
-                output.get("data", {}).pop(WIDGET, None)  # its picture stays: without a kernel there is no widget
+                output.get("data", {}).pop(WIDGET, None)  # without a kernel there is no widget; its picture follows
                 if "metadata" in output:
                     alt = output.metadata.get("image/png", {}).get("alt")
                     output.metadata = {"image/png": {"alt": alt}} if alt else {}

@@ -8,7 +8,7 @@ Notable choices
 - `draw` is a pure function, so it has its own tests and each of its results is made once and kept;
 - picture, numbers and sound are widgets whose values change. Nothing is printed into an Output widget: it would swallow errors, and
   a page without a kernel would show nothing of it;
-- an Explorer shows itself as a widget and as a picture: GitHub, and a notebook that was not run yet, show the picture;
+- an Explorer shows itself as a widget and as a picture: GitHub, and a notebook whose kernel is gone, show the picture;
 - a slider tells its value when it comes to rest, never on the way.
 """
 
@@ -28,6 +28,8 @@ from matplotlib.figure import Figure
 from . import audio, plots
 
 WIDE = ipywidgets.Layout(width="26em")
+NOWHERE = ipywidgets.Layout(display="none")
+HIDES = "<style>.jp-OutputArea-child:has(.vox-explorer) + .jp-OutputArea-child { display: none }</style>"
 NAMED = {"description_width": "initial"}  # a description is never cut
 
 
@@ -63,12 +65,13 @@ class Explorer:
         self.controls = {name: _control(name, control, (default or {}).get(name)) for name, control in controls.items()}
         self.image = _Image(format="png", layout=ipywidgets.Layout(max_width="100%", height="auto", object_fit="contain"))
         self.note = ipywidgets.HTML(layout=ipywidgets.Layout(min_height="2em"))  # room kept: the page does not jump
-        self.audio = ipywidgets.Audio(format="mpeg", autoplay=False, loop=False, layout=ipywidgets.Layout(display="none"))
+        self.audio = ipywidgets.Audio(format="mpeg", autoplay=False, loop=False)
         self.button = ipywidgets.Button(description="Recompute live", icon="refresh")
         self.button.on_click(lambda _: self.recompute())
         row = [*self.controls.values(), *([self.button] if live else [])]
         flow = ipywidgets.Layout(display="flex", flex_flow="row wrap", align_items="center")
-        self.panel = ipywidgets.VBox([ipywidgets.Box(row, layout=flow), self.image, self.note, self.audio])
+        self._silent = (ipywidgets.Box(row, layout=flow), self.image, self.note, ipywidgets.HTML(HIDES, layout=NOWHERE))
+        self.panel = ipywidgets.VBox(self._silent).add_class("vox-explorer")
         self._update()
         for control in self.controls.values():
             control.observe(self._moved, names="value")
@@ -137,17 +140,31 @@ class Explorer:
             told, setting = html.escape(f"{type(error).__name__}: {error}"), html.escape(_told(values))
             self.note.value = f"<b>This cannot be shown.</b> {told}<br>Setting: {setting}. The picture is an earlier one."
             raise
-        self.image.value, self.note.value, self.audio.value = picture, note, sound
-        self.image.tooltip = f"{self.alt}: {_told(values)}"
-        self.audio.layout.display = None if sound else "none"
+        with self.image.hold_sync():  # one message: each makes the page decode the picture
+            self.image.value, self.image.tooltip = picture, f"{self.alt}: {_told(values)}"
+        self.note.value, self.audio.value = note, sound
+        self.panel.children = (*self._silent, self.audio) if sound else self._silent  # a player of nothing is an error of the page
 
     def __repr__(self):
         return f"Explorer: {_told(self.values)}"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        data = self.panel._repr_mimebundle_()  # the widget, for a page with a kernel
-        data |= {"image/png": base64.b64encode(self.image.value).decode(), "text/plain": repr(self)}
+        """The picture, for pages without a kernel."""
+        data = {"image/png": base64.b64encode(self.image.value).decode(), "text/plain": repr(self)}
         return data, {"image/png": {"alt": self.image.tooltip}}
+
+    def _ipython_display_(self):
+        """The widget, and then the picture, which hides while the widget above it lives.
+
+        Both in one output would do where no widget is known. But JupyterLab, once a notebook was run and saved, takes the widget
+        of an output even if its kernel is gone, and shows an error in place of the picture.
+        """
+        from IPython.display import display
+
+        data, metadata = self._repr_mimebundle_()
+        view = self.panel._repr_mimebundle_()
+        display({kind: view[kind] for kind in view if kind != "text/plain"}, raw=True)
+        display(data, metadata=metadata, raw=True)
 
 
 def _told(values):
