@@ -59,7 +59,8 @@ def server(command, folder, ready):
     environment = os.environ | {key: str(home / place) for key, place in places.items()}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with (home / "log.txt").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen([sys.executable, "-m", *command, f"--port={port}"], cwd=folder, env=environment, stdout=log, stderr=log)
+        options = dict(cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen([sys.executable, "-m", *command, f"--port={port}"], **options)
     address = f"http://127.0.0.1:{port}"
     try:
         end = time.monotonic() + 120
