@@ -12,6 +12,8 @@ import papermill
 
 from vox.files import replacing
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 def joined(outputs):
     """Text that was printed piece by piece as one output: how it was cut is a matter of the clock."""
@@ -39,7 +41,10 @@ def clean(notebook):
             cell.execution_count = count
             cell.outputs = joined(output for output in cell.outputs if output.get("name") != "stderr")
             for output in cell.outputs:
-                output.get("metadata", {}).clear()
+                output.get("data", {}).pop(WIDGET, None)  # its picture stays: without a kernel there is no widget
+                if "metadata" in output:
+                    alt = output.metadata.get("image/png", {}).get("alt")
+                    output.metadata = {"image/png": {"alt": alt}} if alt else {}
                 if output.output_type == "execute_result":
                     output.execution_count = count
     return notebook

@@ -1,0 +1,133 @@
+"""An Explorer shows draw(**values), once per setting, with a picture for pages that run nothing."""
+
+import base64
+
+import ipywidgets
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from vox.audio import Speech
+from vox.widgets import Explorer
+
+PNG = b"\x89PNG"
+
+
+class Draw:
+    """A drawing that counts how often it is made."""
+
+    def __init__(self, sound=False):
+        self.calls, self.sound = [], sound
+
+    def __call__(self, k, loud=False, **others):
+        """A bar of height k."""
+        self.calls.append((k, loud))
+        figure = Figure(figsize=(2, 1))
+        figure.add_subplot().bar([0], [k])
+        figure.axes[0].set_ylim(0, 10)
+        wav = 0.1 * torch.sin(torch.arange(1600) * 0.01 * k)
+        return (figure, f"k is {k}", Speech(wav, 16000)) if self.sound else (figure, f"k is {k}")
+
+
+def explorer(draw=None, **options):
+    return Explorer(draw or Draw(), alt="a bar", **({"k": [1, 2, 3], "loud": False} | options))
+
+
+def test_it_shows_the_default_and_what_a_control_moves_to():
+    shown = explorer(default=dict(k=2))
+    assert shown.values == dict(k=2, loud=False) and shown.note.value == "k is 2" and shown.image.value[:4] == PNG
+    first = shown.image.value
+    shown.controls["k"].value = 3  # as a reader's slider does
+    assert shown.values["k"] == 3 and shown.note.value == "k is 3" and shown.image.value != first
+    assert repr(shown) == "Explorer: k = 3, loud = False" and shown.image.tooltip == "a bar: k = 3, loud = False"
+
+
+def test_each_setting_is_drawn_once_and_all_of_them_ahead_if_wanted():
+    draw = Draw()
+    shown = explorer(draw)
+    shown.set(k=2, loud=True)
+    assert draw.calls == [(1, False), (2, True)]  # two controls moved, one drawing
+    shown.precompute()
+    assert sorted(draw.calls) == [(k, loud) for k in (1, 2, 3) for loud in (False, True)]
+    for k in (3, 1, 2):
+        shown.set(k=k)
+    assert len(draw.calls) == 6
+
+
+def test_a_page_without_a_kernel_finds_a_picture():
+    data, metadata = explorer()._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"])[:4] == PNG and data["text/plain"] == "Explorer: k = 1, loud = False"
+    assert "application/vnd.jupyter.widget-view+json" in data and metadata == {"image/png": {"alt": "a bar: k = 1, loud = False"}}
+
+
+def test_sound_is_played_where_there_is_some():
+    silent, loud = explorer(), explorer(Draw(sound=True))
+    assert silent.audio.layout.display == "none" and not silent.audio.value
+    assert loud.audio.layout.display is None and len(loud.audio.value) > 200 and not loud.audio.autoplay
+
+
+def test_controls_are_made_of_lists_boxes_and_widgets():
+    shown = explorer(k=[0.5, 2], name=["a", "b"], own=ipywidgets.IntSlider(3, 0, 5))
+    kinds = {name: type(control).__name__ for name, control in shown.controls.items()}
+    assert kinds == dict(k="SelectionSlider", loud="Checkbox", name="Dropdown", own="IntSlider")
+    assert not shown.controls["k"].continuous_update and not shown.controls["own"].continuous_update
+    assert all(control.description for control in shown.controls.values())
+
+
+def test_an_error_is_told_and_raised_and_the_picture_stays():
+    def draw(k):
+        if k == 2:
+            raise ZeroDivisionError("no <two>")
+        return Draw()(k)
+
+    shown = Explorer(draw, k=[1, 2, 3])
+    before = shown.image.value
+    with pytest.raises(ZeroDivisionError):
+        shown.set(k=2)
+    assert "no &lt;two&gt;" in shown.note.value and "k = 2" in shown.note.value and shown.image.value == before
+    shown.set(k=3)
+    assert shown.note.value == "k is 3"
+
+
+def test_live_replaces_what_was_kept_and_is_not_run_twice_at_once():
+    states = []
+
+    def live(k, loud):
+        states.append(shown.button.disabled)
+        shown.button.click()  # a second click while it is busy
+        figure, _ = Draw()(9)
+        return figure, "made anew"
+
+    shown = explorer(live=live)
+    shown.button.click()
+    assert shown.note.value == "made anew" and states == [True] and not shown.button.disabled
+    shown.set(k=2)
+    shown.set(k=1)
+    assert shown.note.value == "made anew"  # kept in place of the first
+    with pytest.raises(ValueError, match="live=function"):
+        explorer().recompute()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(default=dict(j=1)), "default names j; the controls are k, loud"),
+        (dict(default=dict(k=9)), "k cannot start at 9: it is one of 1, 2, 3"),
+        (dict(k=[]), "at least one value"),
+        (dict(box=ipywidgets.VBox()), "box is a VBox, which has no value"),
+    ],
+)
+def test_what_cannot_be_a_control_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        explorer(**options)
+
+
+def test_what_draw_must_return_and_what_set_may_name():
+    with pytest.raises(ValueError, match="at least one control"):
+        Explorer(Draw())
+    with pytest.raises(TypeError, match=r"draw must return a Figure, \(Figure, html\)"):
+        Explorer(lambda k: "text", k=[1])
+    with pytest.raises(ValueError, match="no control 'j': the controls are k, loud"):
+        explorer().set(j=1)
+    with pytest.raises(ValueError, match="k cannot be 7: it is one of 1, 2, 3"):
+        explorer().set(k=7)
