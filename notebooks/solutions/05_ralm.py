@@ -37,7 +37,7 @@ def check_2(answer):
     for P in (2, 4, 1):
         yours, true = tuple(map(float, answer(P))), exercise_2()(P)
         for name, a, b in zip(("LocEnc", "TSLM", "LocDiT"), yours, true, strict=True):
-            assert abs(a - b) < 1e-6, f"with P = {P} there are {25 / P:g} patches a second, and {name} gets {b / (25 / P):g} positions for each"
+            assert abs(a - b) < 1e-6, f"with P = {P}, {name} gets {b * P / 25:g} positions for each of {25 / P:g} patches a second"
 
 
 def exercise_3():
