@@ -171,7 +171,8 @@ def card(results: dict, judges: dict, vae: dict, words: dict, lm: dict, bytes_sh
 
 
 BEFORE = """ as they were ({}) before the residual scales of LocEnc and LocDiT went into their matrices, which the official
-package needs and which changes nothing but rounding. They were trained with muP in the LMs alone; `make tiny` has it in all stacks"""
+package needs and which changes nothing but rounding. They were trained with muP in the LMs alone and always two patches
+of silence between joined utterances; `make tiny` has muP in all stacks and draws how long each pause is"""
 
 
 TEMPLATE = """# tiny: a small VoxCPM that says numbers, times and dates in English and Mandarin

@@ -113,7 +113,6 @@ def test_words_are_those_of_numbers_in_any_order():
         phrases.draw_words(random.Random(0), "de")
 
 
-
 # ---------------------------------------------------------------- voices
 
 
@@ -126,6 +125,39 @@ def test_voices_are_split_by_variant():
         variants = {speaker.rsplit("-", 3)[0] for speaker in corpus.speakers(split)}
         assert variants == set(corpus.voices(split))
     assert len(set(corpus.speakers("train"))) == espeak.SETTINGS * len(seen)
+
+
+def test_drawn_voices_are_for_training_only_and_follow_from_their_names():
+    drawn = {speaker.rsplit("-", 3)[0] for speaker in espeak.drawn_speakers()}
+    assert drawn == set(espeak.DRAWN) - espeak.NEAR_UNSEEN and len(drawn) > 200
+    assert not drawn & (set(espeak.variants()) | set(corpus.voices("test")))
+    files = [espeak.variant_file(name) for name in espeak.DRAWN]
+    assert len(set(files)) == len(files) and espeak.variant_file("drawn000") == files[0]
+    heard = {}
+    for split in phrases.SPLITS:
+        for kind in ("numbers", "voices"):
+            rows = itertools.islice(corpus._draws(split, 0, kind), 300)
+            heard[split, kind] = {speaker.rsplit("-", 3)[0] for _, _, speaker in rows}
+    assert [key for key, variants in heard.items() if variants & drawn] == [("train", "voices")]
+    assert heard["train", "voices"] & set(corpus.voices("train")) and heard["test", "voices"] == heard["test", "numbers"]
+
+
+def test_drawn_voices_speak_and_leave_nothing_behind():
+    text = {"en-us": "half past one", "cmn": "一点半"}
+    wavs = [corpus.render(text[language], f"{language}+{name}") for name in espeak.DRAWN[::60] for language in text]
+    assert all(0.4 < len(wav) / 16000 < 3 for wav in wavs)
+    assert torch.equal(wavs[0], corpus.render(text["en-us"], f"en-us+{espeak.DRAWN[0]}"))
+    assert not list((espeak._data() / espeak.VARIANTS).glob("drawn*"))
+    timbres = torch.stack([espeak.timbre(name) for name in espeak.DRAWN[:3]])
+    apart = [espeak.distance(timbres[i], timbres[j]).min() for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert min(apart) > 8  # dB: none is another one
+    with pytest.raises(ValueError, match="drawn999.*drawn000 to drawn239"):
+        corpus.render("one", "en-us+drawn999")
+
+
+@pytest.mark.slow
+def test_drawn_voices_near_an_unseen_one_measured_again_are_the_recorded_ones():
+    assert espeak.near_unseen() == espeak.NEAR_UNSEEN
 
 
 @pytest.mark.slow
@@ -166,7 +198,7 @@ def test_a_deep_environment_does_not_silence_espeak(tmp_path, monkeypatch):
     monkeypatch.setattr(espeak.espeakng_loader, "get_data_path", lambda: str(deep))
     espeak._data.cache_clear()
     try:
-        assert torch.equal(corpus.render("one", "en-us+f2"), wav) and espeak._data() != str(deep)
+        assert torch.equal(corpus.render("one", "en-us+f2"), wav) and espeak._data() != deep
     finally:
         espeak._data.cache_clear()
 
@@ -301,7 +333,7 @@ def corpus_folder(cache):
 
 def test_wrong_names_and_splits_are_refused(tmp_path):
     for name in ("nombres", "numbers:3", "folder", "folder:", "hub:"):
-        with pytest.raises(ValueError, match="use numbers, words, sentences, folder:PATH"):
+        with pytest.raises(ValueError, match="use numbers, voices, words, sentences, folder:PATH"):
             corpus.load(name, cache=tmp_path)
     with pytest.raises(ValueError, match="split 'dev'"):
         corpus.load("numbers", split="dev", cache=tmp_path)
@@ -496,3 +528,5 @@ def test_the_dataset_card_says_what_the_code_does():
         and f"| test | {unseen} others | {len(corpus.speakers('test'))} |" in card
     )
     assert f"brings {len(espeak.variants())} voice variants" in card and f"{dropped} are, {seen + unseen} stay" in card
+    left, near = len(espeak.DRAWN) - len(espeak.NEAR_UNSEEN), len(espeak.NEAR_UNSEEN)
+    assert f"speaks in {left} more variants" in card and f"Of {len(espeak.DRAWN)} those" in card and f"out: {near}." in card

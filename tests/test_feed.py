@@ -148,6 +148,7 @@ def test_joined_utterances_are_one_recording(model, data, monkeypatch):
     """With a pause as long as the encoder's memory, joining latents and encoding joined recordings are the same."""
     monkeypatch.setattr(feed, "PAUSE", 1.28)
     source = utterances(model, data, join=0.5)
+    monkeypatch.setattr(source, "pauses", lambda sequence: [source.quiet, source.quiet, 0])
     waves, parts = feed.Waves(data, 16000), []
     for row in (0, 2, 4):
         parts += [waves[row], torch.zeros(-len(waves[row]) % 2560 + source.quiet * 640)]
@@ -159,6 +160,21 @@ def test_joined_utterances_are_one_recording(model, data, monkeypatch):
     assert item.text.tolist() == model.tokenizer.encode(join_texts(join_texts("one", "three"), "五"))
     cold = torch.cat([source.latents[row][0] for row in (0, 2, 4)])[: len(expected)]  # each as if it began the recording
     assert (cold - expected).abs().max() > 100 * (item.latents - expected).abs().max()
+
+
+def test_pauses_are_drawn_per_joint_and_end_nothing(model, data):
+    source = utterances(model, data, join=0.5)
+    assert source.quiet == 2 * source.patch
+    drawn = [source.pauses((first, second, 4)) for first in range(20) for second in range(20)]
+    assert {pause for first, second, _ in drawn for pause in (first, second)} == {0, source.patch, 2 * source.patch}
+    assert {last for *_, last in drawn} == {0} and any(first != second for first, second, _ in drawn)
+    assert drawn == [source.pauses((first, second, 4)) for first in range(20) for second in range(20)]  # and the same each time
+    for sequence in ((0,), (0, 2), (2, 0), (0, 2, 4), (4, 2, 0)):
+        pieces, spoken = [], source.item(sequence).latents
+        for place, (row, pause) in enumerate(zip(sequence, source.pauses(sequence), strict=True)):
+            version = source.latents[row][place > 0]
+            pieces += [version[: len(version) - source.quiet], version[len(version) - source.quiet :][:pause]]
+        assert torch.equal(spoken, torch.cat(pieces)) and source.frames(sequence) == len(spoken)
 
 
 def test_only_one_voice_is_joined(model, data):

@@ -18,6 +18,11 @@ NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoin
 LARGEST = 500_000  # bytes: GitHub stops showing larger ones at random
 MACHINE_PATH = re.compile(r"(?<![\w.])(/home/|/Users/|/root/|/tmp/|/work/|/mnt/|[A-Z]:\\)[\w.-]+")
 
+LESSONS = [path for path in NOTEBOOKS if re.match(r"0[1-69]_", path.name)]  # the notebooks that build a part by hand
+HEADER = ("**You will**", "| **You need** |", "| **Paper** |", "| **Time** |", "**Where we are in the paper's Figure 1.**")
+FOOTER = ("## What you now know", "**To try.**", "**Next.**", "**Five questions.**")
+CHECK = "nbval-check-output"
+
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(FOLDER).as_posix())
 
 
@@ -117,6 +122,69 @@ def test_links_lead_somewhere(path):
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def lesson_problems(name, notebook) -> list[str]:
+    """What a lesson lacks of the form that all lessons share; empty if nothing."""
+    found, cells = [], notebook.cells
+    first, last = cells[0].source, cells[-1].source
+    if not first.startswith(f"# {name[:2]} · "):
+        found.append(f"the title does not begin with # {name[:2]} · ")
+    found += [f"the header lacks {part}" for part in HEADER if part not in first]
+    found += [f"the footer lacks {part}" for part in FOOTER if part not in last]
+    if len(re.findall(r"^\d\. ", last.partition(FOOTER[-1])[2], re.M)) != 5:
+        found.append("the footer does not ask five questions")
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    if len(cells) < 2 * len(code):
+        found.append(f"{len(code)} code cells and {len(cells) - len(code)} of text: say more between them")
+    lines = sorted(len(cell.source.splitlines()) for cell in code)
+    if lines[len(lines) // 2] > 10 or lines[-1] > 24:
+        found.append(f"code cells are too long: {lines[len(lines) // 2]} lines in the median, {lines[-1]} the longest")
+    checked = [cell for cell in code if CHECK in cell.metadata.get("tags", [])]
+    if len(checked) < 10 or not all(cell.outputs for cell in checked):
+        found.append(f"{len(checked)} cells tagged {CHECK}, and each of at least ten needs an output")
+    for number, (cell, after) in enumerate(zip(cells, [*cells[1:], None], strict=True)):
+        pictures = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        if pictures and (after is None or after.cell_type != "markdown"):
+            found.append(f"cell {number} shows a picture and no text says what to see in it")
+    return found
+
+
+def good_lesson():
+    cell, output = nbformat.v4.new_code_cell, nbformat.v4.new_output("stream", text="True\n")
+    picture = nbformat.v4.new_output("display_data", data={"image/png": "AA=="})
+    cells = [nbformat.v4.new_markdown_cell("\n".join(("# 03 · One", *HEADER)))]
+    for _ in range(10):
+        cells += [cell("print(True)", outputs=[output], metadata={"tags": [CHECK]}), nbformat.v4.new_markdown_cell("Text.")]
+    cells += [cell("figure", outputs=[picture]), nbformat.v4.new_markdown_cell("\n".join(FOOTER) + "\n1. a\n2. b\n3. c\n4. d\n5. e")]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda cells: cells[0].update(source=cells[0].source.replace("03", "04")), ["title"]),
+        (lambda cells: cells[0].update(source=cells[0].source.replace("| **Time** |", "")), ["header lacks | **Time** |"]),
+        (lambda cells: cells[-1].update(source=cells[-1].source.replace("**Next.**", "")), ["footer lacks **Next.**"]),
+        (lambda cells: cells[-1].update(source=cells[-1].source.replace("5. e", "")), ["five questions"]),
+        (lambda cells: cells.__delitem__(slice(2, 7, 2)), ["say more"]),
+        (lambda cells: cells[1].update(source="x\n" * 25), ["too long"]),
+        (lambda cells: cells[1].update(outputs=[]), ["needs an output"]),
+        (lambda cells: cells[1].metadata.update(tags=[]), ["9 cells tagged"]),
+        (lambda cells: cells.insert(-1, nbformat.v4.new_code_cell("x")), ["no text says"]),
+        (lambda cells: None, []),
+    ],
+)
+def test_what_a_lesson_lacks_is_seen(spoil, words):
+    notebook = good_lesson()
+    spoil(notebook.cells)
+    found = lesson_problems("03_one.ipynb", notebook)
+    assert len(found) == len(words) and all(word in line for word, line in zip(words, found, strict=True)), found
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.name)
+def test_lessons_have_one_form(path):
+    assert lesson_problems(path.name, nbformat.read(path, as_version=4)) == []
 
 
 @pytest.mark.notebook

@@ -46,7 +46,7 @@ from vox.phrases import LANGUAGES, SPLITS, split_of, texts
 __all__ = ["load", "reference", "render", "speakers", "split_of", "texts", "voices", "wav"]
 
 VERSION = 1  # raise it whenever the same settings would give other rows
-DRAWS = {"numbers": phrases.draw, "words": phrases.draw_words, "sentences": sentences.draw}  # what is synthesised
+DRAWS = {"numbers": phrases.draw, "voices": phrases.draw, "words": phrases.draw_words, "sentences": sentences.draw}  # what is synthesised
 HOURS = {"train": 10.0, "validation": 0.5, "test": 0.5}
 SOUNDS = (".wav", ".flac", ".mp3")
 MIN_SECONDS = 0.2  # about one patch of the released model
@@ -66,6 +66,7 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
 
     name: "numbers", the synthetic corpus: train (seen voices, training texts), validation (seen voices, held-out texts), test
         (unseen voices, other held-out texts), rendered at `sample_rate` Hz until `hours` are full (10, 0.5 and 0.5);
+      "voices", the same with some 200 more variants in training, drawn at random: for learning to take over a voice;
       "words", the same words in random order: nothing but the text tells what comes next;
       "sentences", the same with an open vocabulary and punctuation, for preset "small";
       "folder:PATH", wav, flac and mp3 files with a .txt file beside each, or listed in PATH/metadata.csv (columns file_name and text);
@@ -165,10 +166,11 @@ def _synthetic(kind, split, hours, seed, sample_rate):
 def _draws(split, seed, kind="numbers"):
     """Endless (text, language, speaker): both languages equally often, and every speaker."""
     draw = random.Random(f"{split} {seed}")
+    crowd = speakers(split) + espeak.drawn_speakers() * (kind == "voices" and split == "train")
     while True:
         language = draw.choice(LANGUAGES)
         text = DRAWS[kind](draw, language, split)
-        yield text, language, draw.choice(speakers(split))
+        yield text, language, draw.choice(crowd)
 
 
 def _rendered(draws, split, target, sample_rate):

@@ -7,11 +7,15 @@ Notable choices
 - the library is not thread-safe: render in one thread per process;
 - a speaker is a variant with one choice of pitch, pitch range and rate, written "f2-40-60-175". Variants are split into seen and
   unseen ones before settings are drawn, so all settings of a variant stand on one side;
-- variants that sound alike are dropped by a measurement that ships with the list it gave (`near_duplicates`).
+- variants that sound alike are dropped by a measurement that ships with the list it gave (`near_duplicates`);
+- sixty variants are too few to learn from that voices differ: a model knows each of them and need not listen to a prompt. So
+  corpus "voices" has drawn variants, too, whose formants, pitch and noises come from a generator seeded by their name
+  ("drawn017"); those that sound like an unseen variant are left out (`near_unseen`).
 """
 
 import _ctypes
 import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -34,26 +38,72 @@ from vox import audio
 RATE, PITCH, RANGE = 1, 3, 4  # numbers of espeak_PARAMETER
 SYNCHRONOUS, UTF8, DONT_EXIT = 2, 1, 0x8000
 FILES = {"en-us": "gmw/en-US", "cmn": "sit/cmn"}  # a language's file under espeak-ng-data/lang: found without a search of all
+VARIANTS = "voices/!v"  # where their files lie in the data folder
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
 @functools.cache
 def variants() -> tuple[str, ...]:
     """Names of the voice variants that come with the package, sorted: ("Alex", …, "zac")."""
-    return tuple(sorted(path.name for path in (Path(espeakng_loader.get_data_path()) / "voices" / "!v").iterdir()))
+    return tuple(sorted(path.name for path in (Path(espeakng_loader.get_data_path()) / VARIANTS).iterdir()))
+
+
+DRAWN = tuple(f"drawn{number:03d}" for number in range(240))
+
+
+def variant_file(name: str) -> str:
+    """A drawn variant in espeak-ng's format: a vocal tract, a larynx and some bad habits. The same name gives the same voice.
+
+    Shares of frequency, strength and width are per cent of the language's own; formants above the third shape the timbre only.
+    """
+    draw = random.Random(name)
+    low = math.exp(draw.uniform(math.log(65), math.log(230)))  # Hz, of the lowest pitch
+    tract = draw.uniform(86, 126) if low > 120 else draw.uniform(82, 112)  # higher voices tend to come from shorter tracts
+    tilt = draw.uniform(-12, 6)  # strength of each formant against the one below it
+    lines = ["language variant", f"name {name}", f"pitch {low:.0f} {low * draw.uniform(1.15, 1.6):.0f}"]
+    for formant in range(9):
+        frequency = tract * draw.uniform(0.92, 1.08)
+        strength = min(140, max(20, 100 + tilt * formant + draw.uniform(-15, 15)))
+        lines.append(f"formant {formant} {frequency:.0f} {strength:.0f} {draw.uniform(75, 170):.0f}")
+    lines += [f"flutter {draw.uniform(0, 8):.0f}", f"roughness {draw.choice((0, 0, 1, 2, 3))}"]
+    lines += [f"voicing {draw.uniform(60, 130):.0f}", f"consonants {draw.uniform(60, 130):.0f} {draw.uniform(60, 130):.0f}"]
+    if draw.random() < 0.2:
+        lines.append("breath " + " ".join(str(draw.randint(0, 4)) for _ in range(8)))
+    if draw.random() < 0.15:
+        lines.append(f"echo {draw.randint(20, 140)} {draw.randint(5, 25)}")
+    if draw.random() < 0.12:
+        lines.append(f"klatt {draw.randint(1, 5)}")
+    return "\n".join(lines) + "\n"
 
 
 @functools.cache
-def _data():
-    """The synthesiser's data folder. Its buffer holds 160 bytes of path; a longer one gets a short name for this process."""
-    path = espeakng_loader.get_data_path()
-    if len(path.encode()) < 160:
-        return path
-    folder = tempfile.mkdtemp(prefix="vox-")
+def _data() -> Path:
+    """A data folder for this process: links to the synthesiser's own, with room for drawn variants.
+
+    It lies in the folder for temporary files, also because espeak-ng holds no more than 160 bytes of path.
+    """
+    source, folder = Path(espeakng_loader.get_data_path()), Path(tempfile.mkdtemp(prefix="vox-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    link = Path(folder, "espeak-ng-data")
-    link.symlink_to(path)
-    return str(link)
+    data = folder / "espeak-ng-data"
+    (data / VARIANTS).mkdir(parents=True)
+    for level in (".", "voices", VARIANTS):
+        for path in (source / level).iterdir():
+            if not (data / level / path.name).exists():
+                (data / level / path.name).symlink_to(path)
+    return data
+
+
+@contextlib.contextmanager
+def _data_with(variant: str):
+    """The data folder while it holds this variant. Drawn ones come and go: espeak-ng lists all files and stops at 350."""
+    path = _data() / VARIANTS / variant
+    if variant in DRAWN:
+        path.write_text(variant_file(variant))
+    try:
+        yield _data()
+    finally:
+        if variant in DRAWN:
+            path.unlink()
 
 
 def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: int = 50, rate: int = 175) -> tuple[torch.Tensor, int]:
@@ -64,8 +114,8 @@ def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: i
     """
     if language not in FILES:
         raise ValueError(f"unknown language {language!r}: use one of {', '.join(FILES)}")
-    if variant not in variants():
-        raise ValueError(f"unknown voice variant {variant!r}: use one of {', '.join(variants())}")
+    if variant not in variants() and variant not in DRAWN:
+        raise ValueError(f"unknown voice variant {variant!r}: use one of {', '.join(variants())}, {DRAWN[0]} to {DRAWN[-1]}")
     if not (0 <= pitch <= 99 and 0 <= range <= 99 and 80 <= rate <= 450):
         raise ValueError(f"pitch and range lie in 0..99 and rate in 80..450, not {pitch}, {range} and {rate}")
     chunks = []
@@ -76,23 +126,24 @@ def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: i
             chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    try:
-        hertz = library.espeak_Initialize(SYNCHRONOUS, 0, _data().encode(), DONT_EXIT)
-        if hertz <= 0:
-            raise RuntimeError("espeak-ng did not start: reinstall espeakng-loader")
-        library.espeak_SetSynthCallback(collect)
-        if library.espeak_SetVoiceByName(f"{FILES[language]}+{variant}".encode()):
-            raise RuntimeError(f"espeak-ng refused the voice {language}+{variant}: reinstall espeakng-loader")
-        for parameter, value in ((RATE, rate), (PITCH, pitch), (RANGE, range)):
-            library.espeak_SetParameter(parameter, value, 0)
-        library.espeak_ng_SetRandSeed(ctypes.c_long(0))
-        ctypes.CDLL(None).srand(0)  # the breath of the Klatt voices draws from the C library
-        data = text.encode()
-        library.espeak_Synth(data, len(data) + 1, 0, 0, 0, UTF8, None, None)
-        library.espeak_Terminate()
-    finally:
-        _ctypes.dlclose(library._handle)
+    with _data_with(variant) as folder:
+        library = ctypes.CDLL(espeakng_loader.get_library_path())
+        try:
+            hertz = library.espeak_Initialize(SYNCHRONOUS, 0, str(folder).encode(), DONT_EXIT)
+            if hertz <= 0:
+                raise RuntimeError("espeak-ng did not start: reinstall espeakng-loader")
+            library.espeak_SetSynthCallback(collect)
+            if library.espeak_SetVoiceByName(f"{FILES[language]}+{variant}".encode()):
+                raise RuntimeError(f"espeak-ng refused the voice {language}+{variant}: reinstall espeakng-loader")
+            for parameter, value in ((RATE, rate), (PITCH, pitch), (RANGE, range)):
+                library.espeak_SetParameter(parameter, value, 0)
+            library.espeak_ng_SetRandSeed(ctypes.c_long(0))
+            ctypes.CDLL(None).srand(0)  # the breath of the Klatt voices draws from the C library
+            data = text.encode()
+            library.espeak_Synth(data, len(data) + 1, 0, 0, 0, UTF8, None, None)
+            library.espeak_Terminate()
+        finally:
+            _ctypes.dlclose(library._handle)
     samples = np.frombuffer(b"".join(chunks), np.int16)
     if not samples.any():
         raise ValueError(f"espeak-ng has nothing to say for {text!r}: write it in words of {language}")
@@ -124,7 +175,9 @@ DUPLICATES = dict(
     ).split()
 )
 UNSEEN = 24  # variants kept for the test split
-SETTINGS = 8  # speakers per variant
+SETTINGS = 8  # speakers per variant that comes with the package
+FEW = 4  # speakers per drawn variant
+NEAR_UNSEEN = frozenset(("drawn002", "drawn042", "drawn235"))  # what `near_unseen()` returned; a slow test measures again
 
 
 @functools.cache
@@ -143,11 +196,19 @@ def voices(split: str = "train") -> tuple[str, ...]:
 @functools.cache
 def speakers(split: str = "train") -> tuple[str, ...]:
     """Speakers of a split: every variant of `voices(split)` with 8 settings, e.g. "f2-40-60-175" for pitch 40, range 60, rate 175."""
-    names = []
-    for variant in voices(split):
-        draw = random.Random(variant)  # a variant's settings do not depend on which other variants there are
-        names += [f"{variant}-{draw.randint(30, 70)}-{draw.randint(30, 70)}-{draw.randint(150, 200)}" for _ in range(SETTINGS)]
-    return tuple(names)
+    return tuple(name for variant in voices(split) for name in settings(variant, SETTINGS))
+
+
+@functools.cache
+def drawn_speakers() -> tuple[str, ...]:
+    """Speakers of the drawn variants, each with 4 settings; variants that sound like an unseen one are left out. For training only."""
+    return tuple(name for variant in DRAWN if variant not in NEAR_UNSEEN for name in settings(variant, FEW))
+
+
+def settings(variant: str, count: int) -> list[str]:
+    """Speakers of a variant. They do not depend on which other variants there are."""
+    draw = random.Random(variant)
+    return [f"{variant}-{draw.randint(30, 70)}-{draw.randint(30, 70)}-{draw.randint(150, 200)}" for _ in range(count)]
 
 
 def reference(text: str, language: str, speaker: str, sample_rate: int = 16000) -> torch.Tensor:
@@ -193,6 +254,12 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return 10 * math.sqrt(2) / math.log(10) * (a - b).square().sum(-2).sqrt().mean(-1)  # [..., 3, 3, 19, 200] -> [..., 3, 3]
 
 
+def yardstick(timbres: torch.Tensor) -> torch.Tensor:
+    """How much a variant changes with its pitch: the median over timbres [variants, 3, 19, 200] and pairs of pitches, in dB (0-d)."""
+    apart = list(itertools.combinations(range(len(PITCHES)), 2))
+    return torch.cat([distance(timbres, timbres)[:, i, j] for i, j in apart]).median()
+
+
 def near_duplicates() -> dict[str, str]:
     """Measures which variants to drop, in about 10 s: {dropped variant: the kept one nearest to it}.
 
@@ -201,13 +268,20 @@ def near_duplicates() -> dict[str, str]:
     """
     timbres = {variant: timbre(variant) for variant in variants()}
     everything = torch.stack(list(timbres.values()))  # [variants, 3, 19, 200]
-    apart = list(itertools.combinations(range(len(PITCHES)), 2))
-    yardstick = torch.cat([distance(everything, everything)[:, i, j] for i, j in apart]).median()
+    limit = yardstick(everything)
     kept, dropped = [], {}
     for variant, sound in timbres.items():
         nearest = min(kept, key=lambda other: distance(sound, timbres[other]).min(), default=None)
-        if nearest and distance(sound, timbres[nearest]).min() < yardstick:
+        if nearest and distance(sound, timbres[nearest]).min() < limit:
             dropped[variant] = nearest
         else:
             kept.append(variant)
     return dropped
+
+
+def near_unseen() -> frozenset[str]:
+    """Measures which drawn variants to leave out, in about 30 s: those nearer to an unseen one than the yardstick."""
+    natural = torch.stack([timbre(variant) for variant in variants()])  # [variants, 3, 19, 200]
+    limit = yardstick(natural)
+    unseen = torch.stack([timbre(variant) for variant in voices("test")])
+    return frozenset(name for name in DRAWN if distance(timbre(name), unseen).min() < limit)

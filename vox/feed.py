@@ -9,8 +9,10 @@ Notable choices
 - everything random about a step is a function of (seed, step), drawn on the CPU for the global batch, of which each process
   takes its slice: two processes train on what one would, and a resumed run goes on where it was without replaying anything;
 - a pause is encoded, not invented: every utterance is encoded twice, at the start of a recording and after `PAUSE` seconds of
-  silence, both with a tail of silence. Joining takes the tail of the first and the second version of the next, so no
+  silence, both with a tail of silence. Joining takes a part of the tail of the first and the second version of the next, so no
   encoder state at a joint belongs to the start of a file;
+- pauses last from nothing to `PAUSE`, drawn per joint: after a full one the patch before tells nothing of the voice, and a
+  prompt cut off at its last sound must not be new to the model;
 - utterances that are too long are left out, never cut: a cut one would teach the model not to stop.
 """
 
@@ -32,7 +34,7 @@ from vox.config import TrainConfig, VAETrainConfig, to_dict
 from vox.files import cache_folder
 from vox.text import join_texts
 
-PAUSE = 0.3  # seconds between joined utterances, rounded to whole patches
+PAUSE = 0.3  # seconds between joined utterances at most, rounded to whole patches
 WINDOW = 32  # batches sorted by length together
 SHARD = 256  # utterances per file of latents
 SCALE_ROWS = 64  # recordings the scale of the latents is measured on
@@ -231,9 +233,16 @@ class Utterances:
         """Rows of the same speaker."""
         return self.by_speaker[self.speakers[row]]
 
+    def pauses(self, sequence: tuple[int, ...]) -> list[int]:
+        """Latents of silence after each utterance of a sequence: none to all of the tail in whole patches, none after the last."""
+        rng = generator("pauses", *sequence)
+        longest = self.quiet // self.patch
+        drawn = torch.randint(longest + 1, (len(sequence) - 1,), generator=rng).tolist()
+        return [self.patch * patches for patches in drawn] + [0]
+
     def frames(self, sequence: tuple[int, ...]) -> int:
         """Latents of a sequence, pauses included."""
-        return sum(len(self.latents[row][0]) for row in sequence) - self.quiet
+        return sum(len(self.latents[row][0]) - self.quiet + pause for row, pause in zip(sequence, self.pauses(sequence), strict=True))
 
     def tokens(self, sequence: tuple[int, ...]) -> Tensor:
         """Token ids [n] of a sequence, its texts joined."""
@@ -243,9 +252,11 @@ class Utterances:
 
     def item(self, sequence: tuple[int, ...]) -> Item:
         """A sequence, ready to pack: utterance, pause, utterance …"""
-        parts = [self.latents[row][place > 0] for place, row in enumerate(sequence)]
-        latents = torch.cat(parts)
-        return Item(self.tokens(sequence), latents[: len(latents) - self.quiet])
+        parts = []
+        for place, (row, pause) in enumerate(zip(sequence, self.pauses(sequence), strict=True)):
+            latents = self.latents[row][place > 0]  # [L + quiet, D]
+            parts.append(latents[: len(latents) - self.quiet + pause])
+        return Item(self.tokens(sequence), torch.cat(parts))
 
 
 @torch.inference_mode()
