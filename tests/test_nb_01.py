@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 import torchaudio
@@ -100,5 +101,15 @@ def test_solutions(k, capsys):
     assert "still to do" in capsys.readouterr().out
 
 
-def test_five_questions_are_answered():
-    assert len(Exercises("01_speech_and_text").module.ANSWERS) == 5
+def test_every_exercise_is_set_and_every_question_answered():
+    exercises = Exercises("01_speech_and_text")
+    source = "\n".join(cell.source for cell in nbformat.read(PATH, as_version=4).cells)
+    assert exercises.numbers == sorted(WRONG) and all(f"ex.check({k}, " in source for k in exercises.numbers)
+    assert len(exercises.module.ANSWERS) == 5 == source.split("**Five questions.**")[1].count("?\n") + 1
+
+
+def test_marked_cells_print_what_they_claim():
+    cells = nbformat.read(PATH, as_version=4).cells
+    marked = [cell for cell in cells if "nbval-check-output" in cell.metadata.get("tags", [])]
+    assert len(marked) >= 10 and all(cell.outputs for cell in marked)
+    assert sum(cell.cell_type == "markdown" for cell in cells) > sum(cell.cell_type == "code" for cell in cells)
