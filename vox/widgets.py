@@ -22,12 +22,19 @@ import sys
 
 import ipywidgets
 import torch
+import traitlets
 from matplotlib.figure import Figure
 
 from . import audio, plots
 
 WIDE = ipywidgets.Layout(width="26em")
 NAMED = {"description_width": "initial"}  # a description is never cut
+
+
+class _Image(ipywidgets.Image):
+    """An Image whose tooltip says what it shows. The page asks what has a tooltip for its description, too, and fails without one."""
+
+    description = traitlets.Unicode("").tag(sync=True)
 
 
 class Explorer:
@@ -54,10 +61,10 @@ class Explorer:
         self._made, self._moving = {}, False
         self._values = {name: _values(control) for name, control in controls.items()}
         self.controls = {name: _control(name, control, (default or {}).get(name)) for name, control in controls.items()}
-        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", height="auto", object_fit="contain"))
+        self.image = _Image(format="png", layout=ipywidgets.Layout(max_width="100%", height="auto", object_fit="contain"))
         self.note = ipywidgets.HTML(layout=ipywidgets.Layout(min_height="2em"))  # room kept: the page does not jump
         self.audio = ipywidgets.Audio(format="mpeg", autoplay=False, loop=False, layout=ipywidgets.Layout(display="none"))
-        self.button = ipywidgets.Button(description="Recompute live", tooltip="Compute this setting anew", icon="refresh")
+        self.button = ipywidgets.Button(description="Recompute live", icon="refresh")
         self.button.on_click(lambda _: self.recompute())
         row = [*self.controls.values(), *([self.button] if live else [])]
         flow = ipywidgets.Layout(display="flex", flex_flow="row wrap", align_items="center")
