@@ -13,6 +13,7 @@ from vox.audio import Speech
 from vox.batch import Item, pack
 from vox.exercises import Exercises
 from vox.locenc import LocEnc
+from vox.ralm import RALM
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "05_ralm.ipynb"
 WRONG = {
@@ -48,6 +49,16 @@ def test_locenc_equals_vox(code):
     assert code.order_matters(ours)
     blind = code.LocEnc(dataclasses.replace(config, rope=None), 6).eval()
     assert not code.order_matters(blind)
+
+
+@torch.no_grad()
+def test_ralm_equals_vox(code):
+    torch.manual_seed(0)
+    config = vox.preset("nano").tslm
+    theirs, ours, (plan, past) = RALM(config, 2).eval(), code.RALM(config, 2).eval(), torch.randn(2, 1, 6, config.hidden)
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(plan, past), theirs(plan, past), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(ours(plan, past), ours(plan, 0 * past), atol=1e-3)
 
 
 @torch.no_grad()
