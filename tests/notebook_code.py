@@ -5,7 +5,7 @@
 """
 
 import ast
-import os
+import contextlib
 import types
 from pathlib import Path
 
@@ -14,24 +14,28 @@ import nbformat
 DEFINING = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
 
 
-def definitions(path) -> types.SimpleNamespace:
-    """A namespace of the notebook's imports, its parameters, and its functions and classes.
+def defines(node) -> bool:
+    """Whether a statement only gives a name to something: an import, a function, a class, or a plain value (`rate = 16000`)."""
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+        with contextlib.suppress(ValueError):
+            ast.literal_eval(node.value)
+            return True
+    return isinstance(node, DEFINING)
 
-    Executed in order, in the notebook's folder: the cell tagged `parameters`, and of all others the imports, functions and classes.
-    A definition that needs a value which only another cell computes fails when it is called; a test can set it: `code.value = ...`.
+
+def definitions(path) -> types.ModuleType:
+    """A module of what the notebook imports and defines, and of its cell tagged `parameters`; nothing else of it runs.
+
+    A function that needs a value which only another cell computes fails when it is called; a test can give it: `code.value = ...`.
+    Such values must not stand in a default or a decorator.
     """
     path = Path(path)
-    notebook, module = nbformat.read(path, as_version=4), types.ModuleType(path.stem)
-    here = Path.cwd()
-    os.chdir(path.parent)
-    try:
-        for number, cell in enumerate(notebook.cells):
-            if cell.cell_type != "code":
-                continue
-            tree = ast.parse(cell.source)
-            if "parameters" not in cell.metadata.get("tags", []):
-                tree.body = [node for node in tree.body if isinstance(node, DEFINING)]
-            exec(compile(tree, f"{path.name}, cell {number}", "exec"), vars(module))
-    finally:
-        os.chdir(here)
+    module = types.ModuleType(path.stem)
+    with contextlib.chdir(path.parent):
+        for number, cell in enumerate(nbformat.read(path.name, as_version=4).cells):
+            if cell.cell_type == "code":
+                tree = ast.parse(cell.source)
+                if "parameters" not in cell.metadata.get("tags", []):
+                    tree.body = [node for node in tree.body if defines(node)]
+                exec(compile(tree, f"{path.name}, cell {number}", "exec"), vars(module))
     return module

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
 from vox import audio
 
@@ -165,6 +166,23 @@ def test_speech_shows_a_picture_then_a_player(shown):
     sound = base64.b64decode(page.split("data:audio/mpeg;base64,")[1].split('"')[0])
     assert soundfile.info(io.BytesIO(sound)).format == "MP3"
     assert peak_hertz(audio.load(sound), 16000) == pytest.approx(16000 / 5 / (2 * math.pi), abs=3)
+
+
+def test_what_a_notebook_stores_of_a_speech_is_small():
+    """Notebooks hold many. Noise is the worst case."""
+    noise = audio.Speech(torch.randn(48000, generator=torch.Generator().manual_seed(0)).clamp(-3, 3) / 3, 16000)
+    assert len(noise.png()) <= 40_000 and len(audio.encode(noise.wav, 16000, "mp3")) <= 27_000
+
+
+def test_the_picture_of_a_speech_is_its_waveform_over_its_spectrogram():
+    """Sound in the second half only: ink in both parts lies on the right."""
+    wav = torch.cat([torch.zeros(8000), tone(1000, seconds=0.5)])
+    with Image.open(io.BytesIO(audio.Speech(wav, 16000).png())) as picture:
+        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float()  # [rows, columns, 3]
+    left, right = pixels[:, 100:350], pixels[:, 450:690]
+    blue = lambda part: int((part[:60, :, 2] - part[:60, :, 0] > 80).sum())  # noqa: E731  (the waveform's colour)
+    bright = lambda part: int((part[75:200].mean(-1) > 120).sum())  # noqa: E731
+    assert blue(right) > 20 * blue(left) > 0 and bright(right) > 0 == bright(left)
 
 
 def test_empty_speech_shows_a_line(shown):

@@ -1,10 +1,6 @@
 """Exercises say right, not yet and still to do, and never stop a notebook."""
 
-from pathlib import Path
-
 import pytest
-from notebook_code import definitions
-from test_notebooks import good_notebook
 
 from vox.exercises import Exercises
 
@@ -45,11 +41,13 @@ def test_an_answer_of_another_kind_is_not_yet_right(exercises, capsys):
     assert "not yet: it could not be checked (TypeError" in capsys.readouterr().out
 
 
-def test_solutions_and_hints_are_shown(exercises, capsys):
-    assert len(exercises) == 1
+def test_solutions_and_hints_are_shown(exercises, capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
     exercises.hint(1)
+    assert capsys.readouterr().out == "Count to two.\n" and len(exercises) == 1
     exercises.show(1)
-    assert capsys.readouterr().out.startswith("Count to two.\n")
+    assert "return 2" in shown[0].data and "is not two" not in shown[0].data
 
 
 def test_what_is_not_there_is_named(exercises, tmp_path):
@@ -57,14 +55,6 @@ def test_what_is_not_there_is_named(exercises, tmp_path):
         exercises.show(4)
     with pytest.raises(ValueError, match="no solutions for '04_toy'; there are some for: 03_toy"):
         Exercises("04_toy", tmp_path)
-
-
-def test_definitions_run_parameters_and_definitions_only(tmp_path):
-    import nbformat
-
-    notebook = good_notebook()
-    notebook.cells[2].source = "import math\n\ndef twice():\n    return 2 * steps\n\nraise SystemExit"
-    nbformat.write(notebook, tmp_path / "a.ipynb")
-    here = Path.cwd()
-    code = definitions(tmp_path / "a.ipynb")
-    assert code.twice() == 6 and Path.cwd() == here
+    (tmp_path / "05_toy.py").write_text("def exercise_2():\n    return 2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="05_toy has no check_2 beside its exercise_2"):
+        Exercises("05_toy", tmp_path)

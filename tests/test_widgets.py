@@ -1,11 +1,18 @@
 """An Explorer shows draw(**values), once per setting, with a picture for pages that run nothing."""
 
 import base64
+import datetime
+import io
 
 import ipywidgets
+import matplotlib.pyplot as plt
+import nbformat
 import pytest
+import soundfile
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import imread
+from nbclient import NotebookClient
 
 from vox.audio import Speech
 from vox.widgets import Explorer
@@ -63,7 +70,13 @@ def test_a_page_without_a_kernel_finds_a_picture():
 def test_sound_is_played_where_there_is_some():
     silent, loud = explorer(), explorer(Draw(sound=True))
     assert silent.audio.layout.display == "none" and not silent.audio.value
-    assert loud.audio.layout.display is None and len(loud.audio.value) > 200 and not loud.audio.autoplay
+    assert loud.audio.layout.display is None and not loud.audio.autoplay
+    assert soundfile.info(io.BytesIO(loud.audio.value)).format == "MP3"
+    sounds = Explorer(lambda k: (*Draw()(k), (torch.zeros(1600).numpy(), 16000) if k > 1 else None), k=[1, 2])
+    sounds.set(k=2)
+    assert sounds.audio.value
+    sounds.set(k=1)
+    assert not sounds.audio.value and sounds.audio.layout.display == "none"  # the sound of another setting is gone
 
 
 def test_controls_are_made_of_lists_boxes_and_widgets():
@@ -89,6 +102,40 @@ def test_an_error_is_told_and_raised_and_the_picture_stays():
     assert shown.note.value == "k is 3"
 
 
+def test_values_that_cannot_be_kept_are_drawn_each_time():
+    """Files, say: their value is a list of dictionaries."""
+    draw, upload = Draw(), ipywidgets.FileUpload()
+    shown = explorer(draw, files=upload)
+    upload.value = [{"name": "a.wav", "type": "audio/wav", "size": 1, "content": b"x", "last_modified": datetime.datetime.now()}]
+    shown.set(k=2)
+    shown.set(k=2)
+    assert len(draw.calls) == 4 and shown.note.value == "k is 2" and shown.values["files"][0]["name"] == "a.wav"
+
+
+def test_figures_are_of_one_style_and_those_of_pyplot_are_closed():
+    shown = Explorer(lambda k: plt.subplots(figsize=(2, 1))[0], k=[1, 2]).precompute()
+    assert not plt.get_fignums()
+    picture = imread(io.BytesIO(shown.image.value))
+    assert picture.shape[:2] == (120, 240)
+    own = Explorer(lambda k: Draw()(k)[0], k=[1])
+    assert imread(io.BytesIO(own.image.value)).shape[:2] == (120, 240)
+
+
+def test_a_notebook_shows_it_once():
+    """And driving it from another cell prints nothing, but an error stops the notebook."""
+    code = (
+        "import matplotlib.pyplot as plt\nfrom vox.widgets import Explorer\n"
+        "explorer = Explorer(lambda k: plt.subplots(figsize=(2 / k, 1))[0], k=[1, 2, 0])",
+        "explorer",
+        "explorer.set(k=2)",
+        "try:\n    explorer.controls['k'].value = 0\nexcept ZeroDivisionError:\n    print('raised')",
+    )
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, code)))
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    outputs = [[sorted(output.data) if "data" in output else output.text for output in cell.outputs] for cell in notebook.cells]
+    assert outputs == [[], [["application/vnd.jupyter.widget-view+json", "image/png", "text/plain"]], [], ["raised\n"]]
+
+
 def test_live_replaces_what_was_kept_and_is_not_run_twice_at_once():
     states = []
 
@@ -104,6 +151,7 @@ def test_live_replaces_what_was_kept_and_is_not_run_twice_at_once():
     shown.set(k=2)
     shown.set(k=1)
     assert shown.note.value == "made anew"  # kept in place of the first
+    assert shown.button in shown.panel.children[0].children and explorer().button not in explorer().panel.children[0].children
     with pytest.raises(ValueError, match="live=function"):
         explorer().recompute()
 
@@ -125,9 +173,12 @@ def test_what_cannot_be_a_control_is_refused(options, message):
 def test_what_draw_must_return_and_what_set_may_name():
     with pytest.raises(ValueError, match="at least one control"):
         Explorer(Draw())
-    with pytest.raises(TypeError, match=r"draw must return a Figure, \(Figure, html\)"):
-        Explorer(lambda k: "text", k=[1])
+    for wrong in ("text", None, (), (Figure(), 3), (1, "text"), (Figure(), "text", None, None)):
+        with pytest.raises(TypeError, match=r"draw must return a Figure, \(Figure, html\)"):
+            Explorer(lambda k, wrong=wrong: wrong, k=[1])
     with pytest.raises(ValueError, match="no control 'j': the controls are k, loud"):
         explorer().set(j=1)
+    shown = explorer()
     with pytest.raises(ValueError, match="k cannot be 7: it is one of 1, 2, 3"):
-        explorer().set(k=7)
+        shown.set(loud=True, k=7)
+    assert shown.values == dict(k=1, loud=False)  # nothing has moved

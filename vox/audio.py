@@ -163,7 +163,7 @@ def fewer_colours(png: bytes) -> bytes:
 
 @dataclass(eq=False, repr=False)
 class Speech:
-    """One utterance. In Jupyter it shows itself as a spectrogram and, under it, a player.
+    """One utterance. In Jupyter it shows itself as a picture (waveform, spectrogram) and, under it, a player.
 
     wav [N] float32 on the CPU in [-1, 1] at `sample_rate` Hz; the `text` it says; the `latents` [L, D] it was decoded from,
     if any; `stats`: what the maker wants to report, e.g. real-time factor and why it stopped.
@@ -188,15 +188,18 @@ class Speech:
         return f"Speech({self.seconds:.2f} s at {self.sample_rate} Hz, {self.text!r})"
 
     def png(self) -> bytes:
-        """The log-mel spectrogram as a PNG picture. The text is not drawn: not every machine has a font for it."""
+        """Waveform and, below it, log-mel spectrogram as a PNG picture. The text is not drawn: not every machine has a font for it."""
         from matplotlib.figure import Figure  # no pyplot: drawing must not touch the notebook's own figures
 
-        figure = Figure(figsize=(8, 2.2), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(8, 2.8), layout="constrained", facecolor="#fbfbf9")  # reads the same on a light and a dark page
+        wave, picture = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
+        wave.plot(torch.arange(len(self.wav)) / self.sample_rate, self.wav, linewidth=0.5, color="#0072B2")
+        wave.set(ylim=(-1, 1), yticks=())
+        wave.axis("off")
         bands = mel(self.wav, self.sample_rate, mels=80)  # [80, frames]
         extent = (0, self.seconds, 0, 80)
-        axes.imshow(bands.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=-8, vmax=2, extent=extent, interpolation="nearest")
-        axes.set(xlabel="seconds", ylabel="mel band")
+        picture.imshow(bands.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=-8, vmax=2, extent=extent, interpolation="nearest")
+        picture.set(xlabel="seconds", ylabel="mel band")
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=90)
         return fewer_colours(file.getvalue())

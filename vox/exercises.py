@@ -28,6 +28,9 @@ class Exercises:
         self.module = module_from_spec(spec)
         spec.loader.exec_module(self.module)
         self.numbers = sorted(int(found[1]) for key in vars(self.module) if (found := re.fullmatch(r"exercise_(\d+)", key)))
+        for k in self.numbers:
+            if not hasattr(self.module, f"check_{k}"):
+                raise ValueError(f"{name} has no check_{k} beside its exercise_{k}: write one in {path.name}")
 
     def __len__(self):
         return len(self.numbers)

@@ -190,9 +190,9 @@ def _control(name, control, default):
 def _rendered(result):
     """(PNG, HTML, MP3) of what `draw` returned."""
     parts = result if isinstance(result, tuple) else (result,)
-    if len(parts) > 3 or not isinstance(parts[0], Figure) or not isinstance((*parts, "")[1], str):
+    figure, note, sound, *more = parts + (None, "", None)[len(parts) :]
+    if more or not isinstance(figure, Figure) or not isinstance(note, str):
         raise TypeError(f"draw must return a Figure, (Figure, html) or (Figure, html, sound), not {reprlib.repr(result)}")
-    figure, note, sound = parts + (None, "", None)[len(parts) :]
     if sound is not None and not isinstance(sound, audio.Speech):
         sound = audio.Speech(torch.as_tensor(sound[0]), sound[1])
     picture = plots.png(figure)
