@@ -218,6 +218,8 @@ Measured on weights {weights}{earlier}, with the code of {commits}.
 - A closed vocabulary: numbers, times and dates. Letters and characters outside the words it was trained on were never learnt.
 - Aims that were missed stand as such in the table above. Where clones are identified about as often as by chance, the model says the
   text in a voice of its own, and not in the prompt's.
+- The AudioVAE keeps words and loses melody: whoever speaks, its pitch stands at 100 or 200 Hz
+  ([notebook 02](../../../notebooks/02_audio_vae.ipynb) measures it). Much of a voice is gone before VoxCPM sees it.
 - Synthetic voices of espeak-ng: what it clones are other settings and variants of that synthesiser, not people.
 - {rate} Hz; short sentences; English and Mandarin.
 - The judges are small and know this corpus only. Their figures say nothing about other speech.

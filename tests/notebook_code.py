@@ -16,7 +16,8 @@ DEFINING = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
 
 def defines(node) -> bool:
     """Whether a statement only gives a name to something: an import, a function, a class, or a plain value (`rate = 16000`)."""
-    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and all(isinstance(name, ast.Name) for name in targets):
         with contextlib.suppress(ValueError):
             ast.literal_eval(node.value)
             return True

@@ -95,9 +95,16 @@ def test_the_explorer_draws_what_it_is_given(code, straight_through):
 def test_the_listening_explorer_gives_picture_number_and_sound(code):
     code.rate, code.original = 16000, torch.randn(8000) * 0.1
     code.voices, code.lost = {(8, 4): code.original * 0.5, (8, 10000): code.original}, {(8, 4, True): 0.25, (8, 10000, True): 0.125}
+    code.written = {(8, 4): "seven", (8, 10000): "eleven"}
     figure, told, (wav, rate) = code.heard(8, 9)
-    assert isinstance(figure, Figure) and "25 %" in told and rate == 16000 and torch.equal(wav, code.original * 0.5)
+    assert isinstance(figure, Figure) and "25 %" in told and "“seven”" in told and rate == 16000 and torch.equal(wav, code.original * 0.5)
     assert torch.equal(code.heard(8, "no rounding")[2][0], code.original)
+
+
+def test_plans_are_compared_without_their_last_two_patches(code):
+    a, b = torch.zeros(6, 4), torch.zeros(5, 4)
+    b[0], b[3:] = 3.0, 9.0
+    assert code.moved(a, b) == code.moved(b, a) == 1.0  # three of five patches count, one of them is three levels apart
 
 
 @pytest.mark.parametrize("k", Exercises("03_fsq").numbers)

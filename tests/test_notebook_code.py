@@ -11,6 +11,7 @@ def test_definitions_are_taken_and_nothing_else_runs(tmp_path):
         "steps: int = 3\nname = ''.join('ab')",
         "import math\nfrom pathlib import Path\n\ntotal = sum(range(steps))\nrate = 16000",
         "class Box:\n    def area(self, r):\n        return math.pi * r * r\n\nprint('not here')\nfound = open('nowhere').read()",
+        "found[0] = 'not here'",
         "def grown(x):\n    'x plus what was found'\n    return x + found + steps",
     ]
     cells = [nbformat.v4.new_markdown_cell("# One"), *map(nbformat.v4.new_code_cell, cells)]

@@ -40,7 +40,7 @@ def check_2(answer):
     yours = answer(small, 10, 4)
     assert yours != 2 * 3 * 96 * 10 * 4, "that counts a key and a value for each query head: kv_heads is what is stored"
     assert yours != 3 * 2 * 24 * 10 * 4, "that is half of it: keys and values are both kept"
-    assert yours == 2 * 3 * 2 * 24 * 10 * 4, f"3 layers of 2 shared heads of width 24, 10 positions of 4 bytes, are 11520 bytes, not {yours}"
+    assert yours == 2 * 3 * 2 * 24 * 10 * 4, f"3 layers of 2 shared heads, 24 wide, 10 positions of 4 bytes: 11520 bytes, not {yours}"
     released = preset("voxcpm-0.5b").tslm
     own = dataclasses.replace(released, kv_heads=released.heads)
     for config in (released, own):

@@ -1,0 +1,134 @@
+"""Notebook 05: LocEnc and the wiring equal `vox`, its lesions are undone, its pictures can be drawn, its solutions solve its exercises."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from notebook_code import definitions
+
+import vox
+from vox.audio import Speech
+from vox.batch import Item, pack
+from vox.exercises import Exercises
+from vox.locenc import LocEnc
+from vox.ralm import RALM
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "05_ralm.ipynb"
+WRONG = {
+    1: lambda h, h_fsq, E, audio: torch.where(audio[..., None], h_fsq, h) + E,
+    2: lambda P: (25, 25 / P, 25 / P * (1 + P)),
+    3: lambda n, m: [True] * m,
+    4: lambda X, kind: X.var(0).sum().item() if kind == "mean" else X.square().mean().item(),
+}
+
+
+@pytest.fixture(scope="module")
+def code():
+    return definitions(NOTEBOOK)
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    model = vox.VoxCPM(vox.preset("nano")).eval()
+    P, D = model.config.patch, model.config.vae.latent_dim
+    batch = pack([Item(torch.arange(10, 10 + n), torch.randn(m * P, D)) for n, m in ((4, 5), (2, 3))], P)
+    return model, batch
+
+
+@torch.no_grad()
+def test_locenc_equals_vox(code):
+    torch.manual_seed(0)
+    config = vox.preset("nano").locenc
+    theirs, ours, patches = LocEnc(config, 6).eval(), code.LocEnc(config, 6).eval(), torch.randn(2, 3, 4, 6)
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(patches), theirs(patches), atol=1e-5, rtol=1e-4)
+    code.patches = patches
+    assert code.order_matters(ours)
+    blind = code.LocEnc(dataclasses.replace(config, rope=None), 6).eval()
+    assert not code.order_matters(blind)
+
+
+@torch.no_grad()
+def test_ralm_equals_vox(code):
+    torch.manual_seed(0)
+    config = vox.preset("nano").tslm
+    theirs, ours, (plan, past) = RALM(config, 2).eval(), code.RALM(config, 2).eval(), torch.randn(2, 1, 6, config.hidden)
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(plan, past), theirs(plan, past), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(ours(plan, past), ours(plan, 0 * past), atol=1e-3)
+
+
+@torch.no_grad()
+def test_wiring_equals_vox(code, small):
+    model, batch = small
+    way = code.wire(model, batch)
+    x = model.tslm.embed(batch.text) * batch.text_mask[..., None] + way["E"]
+    for kind in ("full", "no_history", "no_residual", "none"):
+        other = vox.VoxCPM(model.config.replace(ralm=kind)).eval()
+        other.load_state_dict({name: model.state_dict()[name] for name in other.state_dict()})
+        mu = other.condition(*other.plan(x, way["E"], batch.audio_mask))
+        torch.testing.assert_close(code.variant(model, way, kind), mu, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(way["mu"], code.variant(model, way, "full"))
+    assert not torch.allclose(way["mu"], code.variant(model, way, "no_history"), atol=1e-3)  # the four do differ
+
+
+def test_probe_finds_what_is_there(code):
+    g = torch.Generator().manual_seed(0)
+    X, noise = torch.randn(400, 5, generator=g), torch.randn(400, 2, generator=g)
+    Y = X @ torch.randn(5, 2, generator=g) + 3
+    assert code.r2((X[:300], Y[:300]), (X[300:], Y[300:]), strength=1e-3) > 0.999
+    assert code.r2((X[:300], noise[:300]), (X[300:], noise[300:])) < 0.05
+    audio = torch.tensor([False, True, True, True, False])
+    u = dict(audio=audio, h=torch.arange(5.0)[:, None], z=10 * torch.arange(5.0)[:, None])
+    assert [part.flatten().tolist() for part in code.pairs([u], "h", 0)] == [[1, 2, 3], [10, 20, 30]]
+    assert [part.flatten().tolist() for part in code.pairs([u], "h", 1)] == [[1, 2], [20, 30]]  # the next patch
+
+
+@torch.no_grad()
+def test_lesions_cut_one_path_and_are_undone(code, small):
+    model, batch = small
+    way = code.wire(model, batch)
+    hidden = model.config.tslm.hidden
+    code.tiny, code.means = model, {"plan": torch.full((hidden,), 0.5), "r": torch.zeros(hidden)}
+    whole, config = model.condition(way["plan"], way["r"]), model.config
+    expected = {
+        "nothing": whole,
+        "plan": model.lm_to_dit_proj(code.means["plan"]) + model.res_to_dit_proj(way["r"]),
+        "residual": model.lm_to_dit_proj(way["plan"]) + model.res_to_dit_proj(code.means["r"]),
+        "E": whole,  # cut before, in `plan`
+        "previous patch": whole,  # and after, in `velocity`
+    }
+    for cut, mu in expected.items():
+        with code.lesion(cut) as cut_model:
+            torch.testing.assert_close(cut_model.condition(way["plan"], way["r"]), mu)
+            assert cut_model.config.ralm == ("no_history" if cut == "E" else "full")
+            assert cut_model.config.previous_patch == (cut != "previous patch")
+        assert model.config is config and torch.equal(model.condition(way["plan"], way["r"]), whole)
+    with pytest.raises(KeyError), code.lesion("plan"):
+        raise KeyError  # an error inside the block leaves nothing cut
+    assert torch.equal(model.condition(way["plan"], way["r"]), whole)
+
+
+def test_pictures(code, small):
+    code.tiny = small[0]
+    assert isinstance(code.draw_shares({"one": {"a": 0.3, "b": -0.1}, "two": {"a": 0.2, "b": 0.5}}), Figure)
+    speech = Speech(0.1 * torch.randn(8000), 16000, "one")
+    code.asked = {"prompted": ["one"]}
+    code.spoken = {(cut, "prompted"): [speech] for cut in ("nothing", "plan")}
+    code.written = {("plan", "prompted"): ["two"]}
+    figure, note, sound = code.draw_lesion("one", "plan")
+    assert isinstance(figure, Figure) and note.endswith("two") and sound is speech
+
+
+@pytest.mark.parametrize("k", WRONG)
+def test_exercises(k, capsys):
+    exercises = Exercises("05_ralm")
+    assert len(exercises) == len(WRONG)
+    exercises.check(k, exercises.module.__dict__[f"exercise_{k}"]())
+    exercises.check(k, WRONG[k])
+    right, wrong = capsys.readouterr().out.splitlines()
+    assert right == f"exercise {k}: right"
+    assert wrong.startswith(f"exercise {k}: not yet") and "could not be checked" not in wrong
