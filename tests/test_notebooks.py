@@ -18,6 +18,7 @@ NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoin
 LARGEST = 500_000  # bytes: GitHub stops showing larger ones at random
 MACHINE_PATH = re.compile(r"(?<![\w.])(/home/|/Users/|/root/|/tmp/|/work/|/mnt/|[A-Z]:\\)[\w.-]+")
 
+COURSE = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]  # what is read one after another
 LESSONS = [path for path in NOTEBOOKS if re.match(r"0[1-69]_", path.name)]  # the notebooks that build a part by hand
 HEADER = ("**You will**", "| **You need** |", "| **Paper** |", "| **Time** |", "**Where we are in the paper's Figure 1.**")
 FOOTER = ("## What you now know", "**To try.**", "**Next.**", "**Five questions.**")
@@ -124,8 +125,8 @@ def test_links_lead_somewhere(path):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-def lesson_problems(name, notebook) -> list[str]:
-    """What a lesson lacks of the form that all lessons share; empty if nothing."""
+def form_problems(name, notebook) -> list[str]:
+    """What a notebook lacks of the form that all of the course share; empty if nothing."""
     found, cells = [], notebook.cells
     first, last = cells[0].source, cells[-1].source
     if not first.startswith(f"# {name[:2]} · "):
@@ -134,6 +135,16 @@ def lesson_problems(name, notebook) -> list[str]:
     found += [f"the footer lacks {part}" for part in FOOTER if part not in last]
     if len(re.findall(r"^\d\. ", last.partition(FOOTER[-1])[2], re.M)) != 5:
         found.append("the footer does not ask five questions")
+    for number, (cell, after) in enumerate(zip(cells, [*cells[1:], None], strict=True)):
+        pictures = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        if pictures and (after is None or after.cell_type != "markdown"):
+            found.append(f"cell {number} shows a picture and no text says what to see in it")
+    return found
+
+
+def lesson_problems(notebook) -> list[str]:
+    """What a lesson lacks beyond that: text, short cells, checked outputs."""
+    found, cells = [], notebook.cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     if len(cells) < 2 * len(code):
         found.append(f"{len(code)} code cells and {len(cells) - len(code)} of text: say more between them")
@@ -143,10 +154,6 @@ def lesson_problems(name, notebook) -> list[str]:
     checked = [cell for cell in code if CHECK in cell.metadata.get("tags", [])]
     if len(checked) < 10 or not all(cell.outputs for cell in checked):
         found.append(f"{len(checked)} cells tagged {CHECK}, and each of at least ten needs an output")
-    for number, (cell, after) in enumerate(zip(cells, [*cells[1:], None], strict=True)):
-        pictures = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
-        if pictures and (after is None or after.cell_type != "markdown"):
-            found.append(f"cell {number} shows a picture and no text says what to see in it")
     return found
 
 
@@ -178,13 +185,18 @@ def good_lesson():
 def test_what_a_lesson_lacks_is_seen(spoil, words):
     notebook = good_lesson()
     spoil(notebook.cells)
-    found = lesson_problems("03_one.ipynb", notebook)
+    found = form_problems("03_one.ipynb", notebook) + lesson_problems(notebook)
     assert len(found) == len(words) and all(word in line for word, line in zip(words, found, strict=True)), found
 
 
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.name)
+def test_notebooks_have_one_form(path):
+    assert form_problems(path.name, nbformat.read(path, as_version=4)) == []
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.name)
-def test_lessons_have_one_form(path):
-    assert lesson_problems(path.name, nbformat.read(path, as_version=4)) == []
+def test_lessons_explain_and_check(path):
+    assert lesson_problems(nbformat.read(path, as_version=4)) == []
 
 
 @pytest.mark.notebook

@@ -17,8 +17,9 @@ OWN = [
     if noise:
         wav = wav + 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
     return plots.waveform(wav[:400], 16000), f"<b>{hertz} Hz</b>", (wav, 16000)''',
-    "explorer = Explorer(draw, hertz=[100, 200, 300, 400, 500, 600], noise=False, live=draw,\n                    default=dict(hertz=200)).precompute()",
-    "explorer",
+    """tone = Explorer(draw, hertz=[100, 200, 300, 400, 500, 600], noise=False, live=draw, default=dict(hertz=200))
+tone.precompute()
+tone""",
 ]
 FOLDER = ROOT / "notebooks"
 
