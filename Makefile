@@ -2,7 +2,7 @@
 # make run        the main job: first hear the shipped model (runs/first_words/tour), then train one: corpus, VAE, VoxCPM and
 #                 its first words, in runs/first_words, with all of it on one page, report.html
 # make tiny       train preset tiny from nothing: AudioVAE, VoxCPM and judges, in runs/tiny and beside it; hours
-# make test       every test; make test-fast leaves out the slow ones and the notebooks
+# make test       every test; make test-fast leaves out the slow ones, the notebooks and the browser
 # make notebooks  run every notebook in full and store it as readers will meet it
 #
 # Each installs what it needs into .venv first. OUT is the folder of a run, ARGS goes to the program, in `make run` to the training:
@@ -17,7 +17,10 @@ ROOT := $(if $(filter 0,$(shell id -u)),--allow-root) # Jupyter asks for it, in 
 export GOMP_SPINCOUNT := 1000
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help lab run tiny test test-fast notebooks lint
+# A browser for the tests in tests/browser.
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
+.PHONY: help lab run tiny test test-fast notebooks lint chromium
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -44,14 +47,19 @@ tiny: .venv/lab.done
 	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
 	$(BIN)/python -m vox.judge_train $(OUT)_judges $(OUT)/judge
 
-test: lint
+test: lint chromium
 	$(PYTEST) -n 2 --dist loadscope --nbval-lax --nbval-current-env tests notebooks $(ARGS)
 
 test-fast: lint
-	$(PYTEST) -n 2 --dist loadscope -m "not slow and not notebook" tests $(ARGS)
+	$(PYTEST) -n 2 --dist loadscope -m "not slow and not notebook and not browser" tests $(ARGS)
 
 notebooks: .venv/test.done
 	PYTHONPATH=. $(BIN)/python tests/store_notebooks.py notebooks/*.ipynb
+
+# The machine's own Chromium, or Debian's where we may install it, or Playwright's, which stays in the reader's cache.
+chromium: .venv/test.done
+	@test -n "$(CHROMIUM)" || { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy --no-install-recommends chromium; } \
+	    || $(BIN)/python -m playwright install chromium || echo "No Chromium could be installed: without one, tests/browser is skipped."
 
 lint: .venv/test.done
 	$(BIN)/ruff check .
