@@ -1,4 +1,5 @@
 # make lab        JupyterLab on the notebooks
+# make app        make the shipped model speak, in the browser, without code
 # make run        the main job: first hear the shipped model (runs/first_words/tour), then train one: corpus, VAE, VoxCPM and
 #                 its first words, in runs/first_words, with all of it on one page, report.html
 # make tiny       train preset tiny from nothing: AudioVAE, VoxCPM and judges, in runs/tiny and beside it; hours
@@ -20,12 +21,15 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # A browser for the tests in tests/browser.
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: help lab run tiny test test-fast notebooks lint chromium
+.PHONY: help lab app run tiny test test-fast notebooks lint chromium
 help:
 	@sed -n 's/^# //p' Makefile
 
 lab: .venv/lab.done
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(ROOT) $(ARGS)
+
+app: .venv/lab.done
+	$(BIN)/voila notebooks/app.ipynb $(ARGS)
 
 PAPERMILL := $(BIN)/papermill --cwd notebooks --no-progress-bar --stdout-file - --stderr-file -
 run: .venv/lab.done

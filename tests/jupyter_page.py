@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(command, folder, ready):
+def server(command, folder, ready="/api"):
     """Run a Jupyter program (words without the port) in `folder` until the block ends; yields its address.
 
     Nothing of the reader's own settings is used or changed.
@@ -65,9 +66,13 @@ def server(command, folder, ready):
     try:
         end = time.monotonic() + 120
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(address + ready, timeout=10) as answer:
-                if answer.status == 200:
-                    break
+            try:
+                urllib.request.urlopen(address + ready, timeout=10).close()
+                break
+            except urllib.error.HTTPError:  # an answer, too
+                break
+            except OSError:
+                pass
             assert process.poll() is None and time.monotonic() < end, (home / "log.txt").read_text(encoding="utf-8")[-3000:]
             time.sleep(0.3)
         yield address
@@ -82,7 +87,7 @@ def server(command, folder, ready):
 def jupyterlab(folder):
     """`server` for JupyterLab, without a token, on this machine only, with its commands in reach of the page."""
     options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True"]
-    return server(["jupyterlab", *options, f"--ServerApp.root_dir={folder}"], folder, "/api")
+    return server(["jupyterlab", *options, f"--ServerApp.root_dir={folder}"], folder)
 
 
 class Page:

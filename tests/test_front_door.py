@@ -72,7 +72,7 @@ PYTHON = """#!/bin/sh
 case "$1" in
   -c) exit ${OLD:-0} ;;
   -m) echo "venv $3" >> calls; rm -rf .venv; mkdir -p .venv/bin
-      for program in pip jupyter papermill python ruff; do
+      for program in pip jupyter papermill python ruff voila; do
         printf '#!/bin/sh\\necho "%s $*" >> calls\\n' $program > .venv/bin/$program; chmod +x .venv/bin/$program
       done
       echo 'test ! -e break' >> .venv/bin/pip ;;
@@ -106,6 +106,11 @@ def test_make_lab_installs_once(clone):
     assert calls[1] == "pip install -c constraints.txt -e .[lab]" and calls[2].startswith("jupyter lab")
     status, calls, _ = clone("lab")
     assert status == 0 and len(calls) == 1 and calls[0].startswith("jupyter lab")
+
+
+def test_make_app_shows_the_panel(clone):
+    status, calls, _ = clone("app", ARGS="--port=1")
+    assert status == 0 and calls[1:] == ["pip install -c constraints.txt -e .[lab]", "voila notebooks/app.ipynb --port=1"]
 
 
 def test_make_run_is_the_main_job(clone):

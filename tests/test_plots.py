@@ -50,6 +50,7 @@ FIGURES = {
     "sheet": (lambda: plots.sheet([("four hundred and twelve", sine(440), RATE), ("四百一十二", sine(220, 0.3, 44100), 44100)]), 3.3),
     "learning_curves": (lambda: plots.learning_curves(history(), title="first words 初"), 2.5),
     "lines": (lambda: plots.lines([1, 2, 4], {"with": [1, 1, 1.0], "without 无": [1, 2, 4.0]}, "positions", "ms", log="xy"), 2.6),
+    "spoken": (lambda: plots.spoken(Speech(sine(440), RATE, "nine 九", stats={"stop": [0.1, 0.9]}), 0.25), 4.6),
     "stacked": (lambda: plots.stacked({"float32": {"TSLM": 2.0, "VAE": 1.0}}, "ms"), 1.35),
 }
 

@@ -3,6 +3,8 @@
 import base64
 import datetime
 import io
+import itertools
+import warnings
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -14,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from nbclient import NotebookClient
 
+from vox import audio, corpus, load, preset
 from vox.audio import Speech
-from vox.widgets import Explorer
+from vox.widgets import NO_VOICE, OWN_VOICE, Explorer, prompt, speak_panel, voices
 
 PNG = b"\x89PNG"
 
@@ -151,7 +154,7 @@ def test_live_replaces_what_was_kept_and_is_not_run_twice_at_once():
     shown.set(k=2)
     shown.set(k=1)
     assert shown.note.value == "made anew"  # kept in place of the first
-    assert shown.button in shown.panel.children[0].children and explorer().button not in explorer().panel.children[1].children
+    assert shown.button in shown.panel.children[0].children and explorer().button not in explorer().panel.children[0].children
     with pytest.raises(ValueError, match="live=function"):
         explorer().recompute()
 
@@ -182,3 +185,75 @@ def test_what_draw_must_return_and_what_set_may_name():
     with pytest.raises(ValueError, match="k cannot be 7: it is one of 1, 2, 3"):
         shown.set(loud=True, k=7)
     assert shown.values == dict(k=1, loud=False)  # nothing has moved
+
+
+# ---------------------------------------------------------------------------------------------------------- speaking
+
+
+class Speaker:
+    """Says a tone for every text, and remembers how it was asked."""
+
+    config = preset("nano")
+
+    def __init__(self):
+        self.asked = []
+
+    def generate(self, text, **options):
+        self.asked.append((text, options))
+        if "prompt_wav" in options:
+            warnings.warn("the prompt is <clipped>", stacklevel=1)
+        wav, stop = 0.1 * torch.sin(torch.arange(16000) * 0.3), [0.0, 0.2, 0.9]
+        return Speech(wav, 16000, text, stats={"patches": 3, "ended_by": "stop", "stop": stop})
+
+
+def test_the_panel_speaks_when_it_is_asked_to():
+    speaker = Speaker()
+    panel = speak_panel(speaker)
+    assert panel.button.description == "Speak" and len(speaker.asked) == 1
+    panel.set(text="seven <b>", cfg=3.0, seed=5)
+    panel.controls["steps"].value = 20
+    assert len(speaker.asked) == 1  # controls only move
+    panel.button.click()
+    text, options = speaker.asked[-1]
+    assert text == "seven <b>" and options == dict(cfg=3.0, steps=20, temperature=1.0, seed=5, progress=False)
+    assert "seven &lt;b&gt;" in panel.note.value and "ended by stop" in panel.note.value
+    assert panel.button.description == "Speak" and not panel.button.disabled and panel.audio.value
+    panel.set(text=" ", language="Mandarin")
+    panel.recompute()
+    assert speaker.asked[-1][0] == "四百一十二"
+
+
+def test_a_voice_is_of_the_corpus_or_of_a_file():
+    speaker = Speaker()
+    rate = speaker.config.vae.sample_rate
+    assert prompt(speaker, "English", NO_VOICE) == {}
+    for language, voice in itertools.product(("English", "Mandarin"), voices()):
+        assert 1 <= len(prompt(speaker, language, voice)["prompt_wav"]) / rate <= 3
+    given = prompt(speaker, "Mandarin", voices()[1])
+    assert given["prompt_text"] in corpus.texts("cmn", "test") and given["prompt_text"] != "四百一十二"
+    for file, words in (((), "one"), (({"content": b""},), " ")):
+        with pytest.raises(ValueError, match="needs a sound file and the words"):
+            prompt(speaker, "English", OWN_VOICE, file, words)
+    sound = audio.encode(torch.sin(torch.arange(22050) * 0.2) / 2, 22050)
+    own = prompt(speaker, "English", OWN_VOICE, ({"content": memoryview(sound)},), "one")
+    assert own["prompt_text"] == "one" and len(own["prompt_wav"]) == rate
+    panel = speak_panel(speaker)
+    panel.controls["file"].value = [{"name": "a.wav", "type": "", "size": 1, "content": sound, "last_modified": datetime.datetime.now()}]
+    panel.set(voice=OWN_VOICE, words="one")
+    panel.recompute()
+    assert speaker.asked[-1][1]["prompt_text"] == "one" and "the prompt is &lt;clipped&gt;" in panel.note.value
+    with pytest.raises(ValueError, match="needs a sound file"):
+        panel.set(words="")
+        panel.recompute()
+    assert "needs a sound file" in panel.note.value
+
+
+def test_speakers_of_the_panel_are_unseen_and_apart():
+    assert len(set(voices())) == 4 and set(voices()) <= set(corpus.speakers("test"))
+    assert len({voice.rsplit("-", 3)[0] for voice in voices()}) == 4
+
+
+def test_the_shipped_model_speaks_in_the_panel():
+    panel = speak_panel(load("tiny"))
+    assert "ended by" in panel.note.value and imread(io.BytesIO(panel.image.value)).shape[1] == 960
+    assert audio.read(bytes(panel.audio.value))[0].abs().max() > 0.05

@@ -263,6 +263,26 @@ def stop_curve(probabilities: list[float], patch_seconds: float, title: str | No
     return figure
 
 
+@styled
+def spoken(speech: audio.Speech, patch_seconds: float) -> Figure:
+    """What a model said, over seconds: waveform, spectrogram and, if its stats have them, the stop head's probabilities."""
+    wav, rate = _wave(speech, None)
+    stop = speech.stats.get("stop") or []
+    figure = Picture(figsize=(WIDTH, 4.6 if stop else 3.4), layout="constrained")
+    axes = figure.subplots(3 if stop else 2, 1, sharex=True, height_ratios=(1, 2, 1)[: 3 if stop else 2])
+    axes[0].plot(np.arange(len(wav)) / rate, wav.numpy(), linewidth=0.6)
+    axes[0].set_ylabel("amplitude")
+    _title(axes[0], speech.text)
+    _draw_spectrogram(axes[1], wav, rate)
+    if stop:
+        axes[2].plot((np.arange(len(stop)) + 1) * patch_seconds, stop, linewidth=1.6, marker=".")
+        axes[2].axhline(0.5, color=COLOURS[1], linewidth=1, linestyle="--")
+        axes[2].set(ylim=(-0.05, 1.05), ylabel="P(last patch)")
+    axes[0].set_xlim(0, len(wav) / rate)
+    axes[-1].set_xlabel("seconds")
+    return figure
+
+
 # ---- measurements ----------------------------------------------------------------------------------------------------
 
 

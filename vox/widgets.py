@@ -1,4 +1,4 @@
-"""`Explorer`: controls beside a picture, numbers and a sound, all of them a function of the controls' values.
+"""`Explorer`: controls beside a picture, numbers and a sound, a function of the controls' values; `speak_panel`: one for speech.
 
 >>> def draw(frequency, noise):
 ...     return plots.waveform(sine(frequency, noise), 16000), f"{frequency} Hz"
@@ -19,13 +19,14 @@ import itertools
 import numbers
 import reprlib
 import sys
+import warnings
 
 import ipywidgets
 import torch
 import traitlets
 from matplotlib.figure import Figure
 
-from . import audio, plots
+from . import audio, corpus, plots
 
 WIDE = ipywidgets.Layout(width="26em")
 NOWHERE = ipywidgets.Layout(display="none")
@@ -49,26 +50,27 @@ class Explorer:
     - any ipywidgets widget that has a value. Values that cannot be told apart by hash (files, say) are drawn each time.
 
     `live` takes the same arguments and returns the same as `draw`: a button "Recompute live" runs it, and what it returns is kept in
-    place of what was there. `alt` says in words what the picture is, for readers who cannot see it.
+    place of what was there. With `button`, a label, there is a button to draw at all, and controls only move: for what takes seconds.
+    `alt` says in words what the picture is, for readers who cannot see it.
     """
 
-    def __init__(self, draw, *, default: dict | None = None, live=None, alt: str = "", **controls):
+    def __init__(self, draw, *, default: dict | None = None, live=None, button: str = "", alt: str = "", **controls):
         if not controls:
             raise ValueError("an Explorer needs at least one control, for instance steps=[1, 2, 4]")
         unknown = sorted(set(default or {}) - set(controls))
         if unknown:
             raise ValueError(f"default names {', '.join(unknown)}; the controls are {', '.join(controls)}")
-        self.draw, self.live = draw, live
+        self.draw, self.live, self.label = draw, draw if button else live, button or "Recompute live"
         self.alt = alt or (inspect.getdoc(draw) or draw.__name__).splitlines()[0].rstrip(".")
-        self._made, self._moving = {}, False
+        self._made, self._moving = {}, bool(button)
         self._values = {name: _values(control) for name, control in controls.items()}
         self.controls = {name: _control(name, control, (default or {}).get(name)) for name, control in controls.items()}
         self.image = _Image(format="png", layout=ipywidgets.Layout(max_width="100%", height="auto", object_fit="contain"))
         self.note = ipywidgets.HTML(layout=ipywidgets.Layout(min_height="2em"))  # room kept: the page does not jump
         self.audio = ipywidgets.Audio(format="mpeg", autoplay=False, loop=False)
-        self.button = ipywidgets.Button(description="Recompute live", icon="refresh")
+        self.button = ipywidgets.Button(description=self.label, icon="refresh")
         self.button.on_click(lambda _: self.recompute())
-        row = [*self.controls.values(), *([self.button] if live else [])]
+        row = [*self.controls.values(), *([self.button] if self.live else [])]
         flow = ipywidgets.Layout(display="flex", flex_flow="row wrap", align_items="center")
         self._silent = (ipywidgets.Box(row, layout=flow), self.image, self.note, ipywidgets.HTML(HIDES, layout=NOWHERE))
         self.panel = ipywidgets.VBox(self._silent).add_class("vox-explorer")
@@ -88,13 +90,13 @@ class Explorer:
                 raise ValueError(f"there is no control {name!r}: the controls are {', '.join(self.controls)}")
             if self._values[name] is not None and value not in self._values[name]:
                 raise ValueError(f"{name} cannot be {value!r}: it is one of {', '.join(map(repr, self._values[name]))}")
-        self._moving = True  # draw once, not once for each control
+        silent, self._moving = self._moving, True  # draw once, not once for each control
         try:
             for name, value in values.items():
                 self.controls[name].value = value
         finally:
-            self._moving = False
-        self._update()
+            self._moving = silent
+        self._moved()
 
     def precompute(self) -> "Explorer":
         """Draw every combination of the controls that are lists or boxes, so that each of them answers at once. Returns itself."""
@@ -114,9 +116,9 @@ class Explorer:
         try:
             self._update(self.live)
         finally:
-            self.button.disabled, self.button.description = False, "Recompute live"
+            self.button.disabled, self.button.description = False, self.label
 
-    def _moved(self, _):
+    def _moved(self, _=None):
         if not self._moving:
             self._update()
 
@@ -223,3 +225,70 @@ def _rendered(result):
     if "matplotlib.pyplot" in sys.modules:  # a figure made with pyplot would be shown a second time at the end of the cell
         sys.modules["matplotlib.pyplot"].close(figure)
     return picture, note, audio.encode(sound.wav, sound.sample_rate, "mp3") if sound is not None else b""
+
+
+# ---- speaking --------------------------------------------------------------------------------------------------------
+
+EXAMPLES = {"English": ("en-us", "four hundred and twelve"), "Mandarin": ("cmn", "四百一十二")}
+NO_VOICE, OWN_VOICE = "of its own making", "of my file"
+
+
+def voices(count: int = 4) -> tuple[str, ...]:
+    """Some unseen speakers of the corpus, spread over all of them."""
+    speakers = corpus.speakers("test")
+    return speakers[:: len(speakers) // count][:count]
+
+
+def prompt(model, language: str, voice: str, file: tuple = (), words: str = "") -> dict:
+    """What `generate` has to be told for a voice: nothing, a recording of the corpus in a language, or the reader's file and its words.
+
+    Raises ValueError where the file or its words are missing.
+    """
+    rate = model.config.vae.sample_rate
+    if voice == NO_VOICE:
+        return {}
+    if voice == OWN_VOICE:
+        if not file or not words.strip():
+            raise ValueError("a voice of your own needs a sound file and the words that are said in it")
+        return dict(prompt_wav=audio.load(bytes(file[0]["content"]), rate), prompt_text=words)
+    code, example = EXAMPLES[language]
+    texts = sorted((text for text in corpus.texts(code, "test") if text != example), key=len)
+    said = texts[len(texts) // 2]  # of middle length: one to three seconds
+    return dict(prompt_wav=corpus.reference(said, code, voice, rate), prompt_text=said)
+
+
+def speaking(model):
+    """draw(text, language, voice, file, words, cfg, steps, temperature, seed) of a model, for an Explorer: what it says, seen and heard."""
+
+    def draw(text, language, voice, file, words, cfg, steps, temperature, seed):
+        """Waveform, spectrogram and stop probability of what the model says"""
+        options = dict(cfg=cfg, steps=steps, temperature=temperature, seed=seed, progress=False)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            speech = model.generate(text.strip() or EXAMPLES[language][1], **prompt(model, language, voice, file, words), **options)
+        facts = f"{speech.seconds:.2f} s of speech, {speech.stats['patches']} patches, ended by {speech.stats['ended_by']}"
+        note = f"<b>{html.escape(speech.text)}</b><br>{facts}"
+        note += "".join(f"<br>{html.escape(str(warning.message))}" for warning in said)
+        return plots.spoken(speech, model.config.patch_seconds()), note, speech
+
+    return draw
+
+
+def speak_panel(model) -> Explorer:
+    """A panel that makes a model speak: text, voice and every knob of `generate`; drawn when "Speak" is pressed.
+
+    Without a text it says an example in the language, which is also the language of the corpus voices' prompts. A voice of your own
+    needs a sound file and its words; ask before you clone anybody else's.
+    """
+    controls = dict(
+        text=ipywidgets.Textarea(EXAMPLES["English"][1], layout=WIDE, rows=2),
+        language=list(EXAMPLES),
+        voice=[NO_VOICE, *voices(), OWN_VOICE],
+        file=ipywidgets.FileUpload(accept="audio/*", multiple=False, description="my file"),
+        words=ipywidgets.Text(description="its words", layout=WIDE),
+        cfg=[1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0],
+        steps=[2, 4, 6, 10, 20, 40],
+        temperature=[0.0, 0.5, 0.8, 1.0, 1.2],
+        seed=ipywidgets.BoundedIntText(0, 0, 99_999, layout=WIDE),
+    )
+    return Explorer(speaking(model), button="Speak", default=dict(cfg=2.0, steps=10, temperature=1.0), **controls)
