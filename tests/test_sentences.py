@@ -103,7 +103,7 @@ def test_unknown_languages_and_splits_are_refused(tmp_path):
         sentences.draw(random.Random(0), "de")
     with pytest.raises(ValueError, match="'dev'"):
         sentences.draw(random.Random(0), "cmn", "dev")
-    for name, message in (("sentences:x", "unknown corpus"), ("phrases", "use numbers, words, sentences")):
+    for name, message in (("sentences:x", "unknown corpus"), ("phrases", "use numbers, voices, words, sentences")):
         with pytest.raises(ValueError, match=message):
             corpus.load(name, cache=tmp_path)
 
