@@ -25,7 +25,7 @@ import torch
 import traitlets
 from matplotlib.figure import Figure
 
-from . import audio, plots
+from vox import audio, plots
 
 WIDE = ipywidgets.Layout(width="26em")
 NAMED = {"description_width": "initial"}  # a description is never cut
