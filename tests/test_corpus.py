@@ -6,8 +6,8 @@ import itertools
 import json
 import os
 import random
-import shutil
 import re
+import shutil
 import signal
 import subprocess
 import sys
