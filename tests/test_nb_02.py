@@ -17,12 +17,12 @@ from vox.config import VAEConfig
 from vox.exercises import Exercises
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "02_audio_vae.ipynb"
-WRONG = {
-    1: 9911,
-    2: lambda rates: math.prod(rates) - 1,
-    3: lambda mu, logvar, m, s: 0.5 * (1 + logvar - ((mu - m) ** 2 + logvar.exp()) / s**2) - s.log(),  # the sign
-    4: lambda variances, k: float(sorted(variances)[-k]),  # half of what it may be: the next one may speak too
-    5: lambda w, b, stride: lambda x: F.conv_transpose1d(x, w, b, stride)[..., :-stride],  # no memory
+WRONG = {  # exercise → answers that are nearly right, and a word of what is said of them
+    1: [(9911, "")],
+    2: [(lambda rates: math.prod(rates) - 1, "")],
+    3: [(lambda mu, logvar, m, s: 0.5 * (1 + logvar - ((mu - m) ** 2 + logvar.exp()) / s**2) - s.log(), "")],  # the sign
+    4: [(lambda variances, k: float(sorted(variances)[-k]), "")],  # half of what it may be: the next one may speak too
+    5: [(lambda w, b, stride: lambda x: F.conv_transpose1d(x, w, b, stride)[..., :-stride], "")],  # no memory
 }
 SMALL = VAEConfig(encoder_dim=4, latent_dim=5, decoder_dim=32)
 
@@ -160,32 +160,9 @@ def test_the_text_quotes_the_measurement():
     assert vox.preset("tiny").vae_train.kl == 100 * 5e-5 and vox.load("tiny").vae.config.latent_dim == 14
 
 
-@pytest.mark.parametrize("k", WRONG)
-def test_solutions_pass_their_checks_and_wrong_answers_do_not(k, capsys):
-    exercises = Exercises("02_audio_vae")
-    exercises.check(k, getattr(exercises.module, f"exercise_{k}")())
-    assert capsys.readouterr().out == f"exercise {k}: right\n"
-    exercises.check(k, WRONG[k])
-    assert "not yet" in capsys.readouterr().out
-
-
 def test_what_a_latent_sees_is_what_a_gradient_says():
     exercises = Exercises("02_audio_vae").module
     small, wav = vae.AudioVAE(SMALL), (0.1 * normal(1, 1, 30 * 640)).requires_grad_()
     small.encode(wav)[0, :, 20].sum().backward()
     seen = wav.grad[0, 0].nonzero()[:, 0]
     assert seen[-1] - 20 * 640 == exercises.exercise_2()((2, 5, 8, 8)) and seen[-1] - seen[0] + 1 == exercises.exercise_1()
-
-
-def test_every_exercise_of_the_notebook_has_a_solution_and_every_question_an_answer():
-    exercises = Exercises("02_audio_vae")
-    source = "\n".join(cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells)
-    assert exercises.numbers == sorted(WRONG) and all(f"ex.check({k}, " in source for k in exercises.numbers)
-    assert len(exercises.module.ANSWERS) == 5 == source.split("**Five questions.**")[1].count("?\n") + 1
-
-
-def test_marked_cells_print_what_they_claim():
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    marked = [cell for cell in cells if "nbval-check-output" in cell.metadata.get("tags", [])]
-    assert len(marked) >= 10 and all(cell.outputs for cell in marked)
-    assert sum(cell.cell_type == "markdown" for cell in cells) > sum(cell.cell_type == "code" for cell in cells)

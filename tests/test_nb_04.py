@@ -11,16 +11,15 @@ from notebook_code import definitions
 import vox
 from vox import transformer, tslm
 from vox.config import TransformerConfig
-from vox.exercises import Exercises
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "04_tslm.ipynb"
 CONFIG = TransformerConfig(layers=3, hidden=48, ffn=80, heads=6, kv_heads=2, mup=True)
-WRONG = {
-    1: lambda width, positions: 10000.0,
-    2: lambda config, positions, bytes_each: 2 * config.layers * config.hidden * positions * bytes_each,
-    3: lambda T, w: torch.ones(T, T, dtype=torch.bool).tril(),
-    4: lambda width: torch.arange(width),
-    5: lambda q, k, omega: q @ k.T * omega,
+WRONG = {  # exercise → answers that are nearly right, and a word of what is said of them
+    1: [(lambda width, positions: 10000.0, "")],
+    2: [(lambda config, positions, bytes_each: 2 * config.layers * config.hidden * positions * bytes_each, "")],
+    3: [(lambda T, w: torch.ones(T, T, dtype=torch.bool).tril(), "")],
+    4: [(lambda width: torch.arange(width), "")],
+    5: [(lambda q, k, omega: q @ k.T * omega, "")],
 }
 
 
@@ -95,14 +94,3 @@ def test_pictures(code):
     code.moved = {"a b": torch.eye(3), "b a": torch.eye(3)}
     code.tokens["b a"] = ["b", " ", "a"]
     assert isinstance(code.draw_influence(["a b", "b a"]), Figure)
-
-
-@pytest.mark.parametrize("k", WRONG)
-def test_exercises(k, capsys):
-    exercises = Exercises("04_tslm")
-    assert len(exercises) == len(WRONG)
-    exercises.check(k, exercises.module.__dict__[f"exercise_{k}"]())
-    exercises.check(k, WRONG[k])
-    right, wrong = capsys.readouterr().out.splitlines()
-    assert right == f"exercise {k}: right"
-    assert wrong.startswith(f"exercise {k}: not yet") and "could not be checked" not in wrong

@@ -11,16 +11,15 @@ from notebook_code import definitions
 import vox
 from vox.audio import Speech
 from vox.batch import Item, pack
-from vox.exercises import Exercises
 from vox.locenc import LocEnc
 from vox.ralm import RALM
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "05_ralm.ipynb"
-WRONG = {
-    1: lambda h, h_fsq, E, audio: torch.where(audio[..., None], h_fsq, h) + E,
-    2: lambda P: (25, 25 / P, 25 / P * (1 + P)),
-    3: lambda n, m: [True] * m,
-    4: lambda X, kind: X.var(0).sum().item() if kind == "mean" else X.square().mean().item(),
+WRONG = {  # exercise → answers that are nearly right, and a word of what is said of them
+    1: [(lambda h, h_fsq, E, audio: torch.where(audio[..., None], h_fsq, h) + E, "")],
+    2: [(lambda P: (25, 25 / P, 25 / P * (1 + P)), "")],
+    3: [(lambda n, m: [True] * m, "")],
+    4: [(lambda X, kind: X.var(0).sum().item() if kind == "mean" else X.square().mean().item(), "")],
 }
 
 
@@ -121,14 +120,3 @@ def test_pictures(code, small):
     code.written = {("plan", "prompted"): ["two"]}
     figure, note, sound = code.draw_lesion("one", "plan")
     assert isinstance(figure, Figure) and note.endswith("two") and sound is speech
-
-
-@pytest.mark.parametrize("k", WRONG)
-def test_exercises(k, capsys):
-    exercises = Exercises("05_ralm")
-    assert len(exercises) == len(WRONG)
-    exercises.check(k, exercises.module.__dict__[f"exercise_{k}"]())
-    exercises.check(k, WRONG[k])
-    right, wrong = capsys.readouterr().out.splitlines()
-    assert right == f"exercise {k}: right"
-    assert wrong.startswith(f"exercise {k}: not yet") and "could not be checked" not in wrong

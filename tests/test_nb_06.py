@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -12,10 +11,15 @@ from torch.nn import functional as F
 import vox
 from vox import flow, plots
 from vox.batch import Item, pack
-from vox.exercises import Exercises
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "06_locdit.ipynb"
-WRONG = {1: lambda points, t: 1.0, 2: lambda velocity, y, times: y, 3: lambda steps, w, zero: 2 * steps, 4: 1.0, 5: 0.8}
+WRONG = {  # exercise → answers that are nearly right, and a word of what is said of them
+    1: [(lambda points, t: 1.0, "")],
+    2: [(lambda velocity, y, times: y, "")],
+    3: [(lambda steps, w, zero: 2 * steps, "")],
+    4: [(1.0, "")],
+    5: [(0.8, "")],
+}
 
 
 @pytest.fixture(scope="module")
@@ -130,27 +134,3 @@ def test_training_step_of_the_babbler_learns(code):
     x, previous, kind = normal(64, 2, 5), normal(64, 2, 5, seed=1), torch.arange(64) % 3
     history = code.train(babbler, lambda: babbler.loss(x + 3.0 * kind[:, None, None], previous, kind), 41, 3e-3)
     assert history[-1]["step"] == 41 and history[-1]["loss"] < 0.7 * history[0]["loss"]
-
-
-@pytest.mark.parametrize("k", WRONG)
-def test_solutions_pass_their_checks_and_wrong_answers_do_not(k, capsys):
-    exercises = Exercises("06_locdit")
-    torch.manual_seed(0)
-    exercises.check(k, getattr(exercises.module, f"exercise_{k}")())
-    assert capsys.readouterr().out == f"exercise {k}: right\n"
-    exercises.check(k, WRONG[k])
-    assert "not yet" in capsys.readouterr().out
-
-
-def test_every_exercise_of_the_notebook_has_a_solution_and_every_question_an_answer():
-    exercises = Exercises("06_locdit")
-    source = "\n".join(cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells)
-    assert exercises.numbers == sorted(WRONG) and all(f"ex.check({k}, " in source for k in exercises.numbers)
-    assert len(exercises.module.ANSWERS) == 5 == source.split("**Five questions.**")[1].count("?\n") + 1
-
-
-def test_marked_cells_print_what_they_claim():
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    marked = [cell for cell in cells if "nbval-check-output" in cell.metadata.get("tags", [])]
-    assert len(marked) >= 10 and all(cell.outputs for cell in marked)
-    assert sum(cell.cell_type == "markdown" for cell in cells) > sum(cell.cell_type == "code" for cell in cells)

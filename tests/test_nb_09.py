@@ -12,6 +12,13 @@ from vox.exercises import Exercises
 from vox.intervals import bootstrap, share
 
 ROOT = Path(__file__).parent.parent
+WRONG = {  # exercise → answers that are nearly right, and a word of what is said of them
+    1: [("", ""), ("nine", "")],
+    2: [(300, "")],
+    3: [((0.1, 0.6), ""), ((0.2, 0.1), "")],
+    4: [(100, ""), (500, "")],
+    5: [(metrics.units, ""), (lambda text: (1, 1), "")],
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,26 +99,10 @@ def test_tables_of_the_paper_are_read(notebook):
     assert len(found) == 5 and ("2.0", 0.93, 8.87) in found
 
 
-@pytest.mark.parametrize("k", range(1, 6))
-def test_solutions_pass_their_own_checks(exercises, k, capsys):
-    assert exercises.numbers == [1, 2, 3, 4, 5]
-    exercises.check(k, exercises._function("exercise", k)())
-    assert capsys.readouterr().out == f"exercise {k}: right\n"
-
-
-@pytest.mark.parametrize(
-    ("k", "wrong"),
-    [(1, ""), (1, "nine"), (2, 300), (3, (0.1, 0.6)), (3, (0.2, 0.1)), (4, 100), (4, 500), (5, metrics.units), (5, lambda text: (1, 1))],
-)
-def test_wrong_answers_are_told(exercises, k, wrong, capsys):
-    exercises.check(k, wrong)
-    assert "not yet" in capsys.readouterr().out
-
-
 def test_every_question_of_the_footer_has_its_answer(exercises):
     text = (ROOT / "notebooks/09_evaluate.ipynb").read_text(encoding="utf-8")
-    assert len(exercises.module.QUESTIONS) == 5
-    for answer in exercises.module.QUESTIONS.values():
+    assert len(exercises.module.ANSWERS) == 5
+    for answer in exercises.module.ANSWERS.values():
         assert "section" in answer
     for words in ("paired difference no narrower", "counted in characters", "the blank do", "SI-SDR be far below", "none of 30 texts"):
         assert words in text

@@ -146,7 +146,7 @@ def lesson_problems(notebook) -> list[str]:
     """What a lesson lacks beyond that: text, short cells, checked outputs."""
     found, cells = [], notebook.cells
     code = [cell for cell in cells if cell.cell_type == "code"]
-    if len(cells) < 2 * len(code):
+    if len(cells) <= 2 * len(code):
         found.append(f"{len(code)} code cells and {len(cells) - len(code)} of text: say more between them")
     lines = sorted(len(cell.source.splitlines()) for cell in code)
     if lines[len(lines) // 2] > 10 or lines[-1] > 24:
@@ -160,7 +160,7 @@ def lesson_problems(notebook) -> list[str]:
 def good_lesson():
     cell, output = nbformat.v4.new_code_cell, nbformat.v4.new_output("stream", text="True\n")
     picture = nbformat.v4.new_output("display_data", data={"image/png": "AA=="})
-    cells = [nbformat.v4.new_markdown_cell("\n".join(("# 03 · One", *HEADER)))]
+    cells = [nbformat.v4.new_markdown_cell("\n".join(("# 03 · One", *HEADER))), nbformat.v4.new_markdown_cell("Text.")]
     for _ in range(10):
         cells += [cell("print(True)", outputs=[output], metadata={"tags": [CHECK]}), nbformat.v4.new_markdown_cell("Text.")]
     cells += [cell("figure", outputs=[picture]), nbformat.v4.new_markdown_cell("\n".join(FOOTER) + "\n1. a\n2. b\n3. c\n4. d\n5. e")]
@@ -174,10 +174,10 @@ def good_lesson():
         (lambda cells: cells[0].update(source=cells[0].source.replace("| **Time** |", "")), ["header lacks | **Time** |"]),
         (lambda cells: cells[-1].update(source=cells[-1].source.replace("**Next.**", "")), ["footer lacks **Next.**"]),
         (lambda cells: cells[-1].update(source=cells[-1].source.replace("5. e", "")), ["five questions"]),
-        (lambda cells: cells.__delitem__(slice(2, 7, 2)), ["say more"]),
-        (lambda cells: cells[1].update(source="x\n" * 25), ["too long"]),
-        (lambda cells: cells[1].update(outputs=[]), ["needs an output"]),
-        (lambda cells: cells[1].metadata.update(tags=[]), ["9 cells tagged"]),
+        (lambda cells: cells.__delitem__(slice(3, 8, 2)), ["say more"]),
+        (lambda cells: cells[2].update(source="x\n" * 25), ["too long"]),
+        (lambda cells: cells[2].update(outputs=[]), ["needs an output"]),
+        (lambda cells: cells[2].metadata.update(tags=[]), ["9 cells tagged"]),
         (lambda cells: cells.insert(-1, nbformat.v4.new_code_cell("x")), ["no text says"]),
         (lambda cells: None, []),
     ],

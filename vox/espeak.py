@@ -34,6 +34,7 @@ import torchaudio
 from einops import rearrange
 
 from vox import audio
+from vox.files import cache_folder
 
 RATE, PITCH, RANGE = 1, 3, 4  # numbers of espeak_PARAMETER
 SYNCHRONOUS, UTF8, DONT_EXIT = 2, 1, 0x8000
@@ -77,33 +78,48 @@ def variant_file(name: str) -> str:
 
 
 @functools.cache
-def _data() -> Path:
-    """A data folder for this process: links to the synthesiser's own, with room for drawn variants.
-
-    It lies in the folder for temporary files, also because espeak-ng holds no more than 160 bytes of path.
-    """
-    source, folder = Path(espeakng_loader.get_data_path()), Path(tempfile.mkdtemp(prefix="vox-"))
+def _short(path: str) -> str:
+    """A data folder's path. espeak-ng's buffer holds 160 bytes of it; a longer one gets a short name for this process."""
+    if len(path.encode()) < 160:
+        return path
+    folder = tempfile.mkdtemp(prefix="vox-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    data = folder / "espeak-ng-data"
-    (data / VARIANTS).mkdir(parents=True)
-    for level in (".", "voices", VARIANTS):
-        for path in (source / level).iterdir():
-            if not (data / level / path.name).exists():
-                (data / level / path.name).symlink_to(path)
-    return data
+    link = Path(folder, "espeak-ng-data")
+    link.symlink_to(path)
+    return str(link)
 
 
-@contextlib.contextmanager
-def _data_with(variant: str):
-    """The data folder while it holds this variant. Drawn ones come and go: espeak-ng lists all files and stops at 350."""
-    path = _data() / VARIANTS / variant
-    if variant in DRAWN:
-        path.write_text(variant_file(variant))
+@functools.cache
+def _drawn_files() -> dict[str, str]:
+    return {name: variant_file(name) for name in DRAWN}
+
+
+def _drawn_data() -> Path:
+    """A folder in the cache: links to the synthesiser's data, of its languages only ours, and all drawn variants.
+
+    espeak-ng lists all files of languages and variants and takes no more than 350: drawn ones do not fit beside its own.
+    """
+    source, files = Path(espeakng_loader.get_data_path()), _drawn_files()
+    key = hashlib.sha256(f"{source} {files}".encode()).hexdigest()[:16]
+    folder = cache_folder() / f"espeak-{key}" / "espeak-ng-data"
+    if folder.is_dir():
+        return folder
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".espeak-", dir=folder.parent.parent))
     try:
-        yield _data()
+        data = aside / "espeak-ng-data"
+        (data / VARIANTS).mkdir(parents=True)
+        shared = [path.name for path in source.iterdir() if path.is_file()]
+        for name in (*shared, *(f"lang/{language}" for language in FILES.values())):
+            (data / name).parent.mkdir(parents=True, exist_ok=True)
+            (data / name).symlink_to(source / name)
+        for name, text in files.items():
+            (data / VARIANTS / name).write_text(text)
+        with contextlib.suppress(OSError):  # another process was faster, and its folder is the same
+            aside.rename(folder.parent)
     finally:
-        if variant in DRAWN:
-            path.unlink()
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
 
 
 def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: int = 50, rate: int = 175) -> tuple[torch.Tensor, int]:
@@ -126,24 +142,24 @@ def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: i
             chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    with _data_with(variant) as folder:
-        library = ctypes.CDLL(espeakng_loader.get_library_path())
-        try:
-            hertz = library.espeak_Initialize(SYNCHRONOUS, 0, str(folder).encode(), DONT_EXIT)
-            if hertz <= 0:
-                raise RuntimeError("espeak-ng did not start: reinstall espeakng-loader")
-            library.espeak_SetSynthCallback(collect)
-            if library.espeak_SetVoiceByName(f"{FILES[language]}+{variant}".encode()):
-                raise RuntimeError(f"espeak-ng refused the voice {language}+{variant}: reinstall espeakng-loader")
-            for parameter, value in ((RATE, rate), (PITCH, pitch), (RANGE, range)):
-                library.espeak_SetParameter(parameter, value, 0)
-            library.espeak_ng_SetRandSeed(ctypes.c_long(0))
-            ctypes.CDLL(None).srand(0)  # the breath of the Klatt voices draws from the C library
-            data = text.encode()
-            library.espeak_Synth(data, len(data) + 1, 0, 0, 0, UTF8, None, None)
-            library.espeak_Terminate()
-        finally:
-            _ctypes.dlclose(library._handle)
+    data = _short(str(_drawn_data() if variant in DRAWN else espeakng_loader.get_data_path()))
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    try:
+        hertz = library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), DONT_EXIT)
+        if hertz <= 0:
+            raise RuntimeError("espeak-ng did not start: reinstall espeakng-loader")
+        library.espeak_SetSynthCallback(collect)
+        if library.espeak_SetVoiceByName(f"{FILES[language]}+{variant}".encode()):
+            raise RuntimeError(f"espeak-ng refused the voice {language}+{variant}: reinstall espeakng-loader")
+        for parameter, value in ((RATE, rate), (PITCH, pitch), (RANGE, range)):
+            library.espeak_SetParameter(parameter, value, 0)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(0))
+        ctypes.CDLL(None).srand(0)  # the breath of the Klatt voices draws from the C library
+        data = text.encode()
+        library.espeak_Synth(data, len(data) + 1, 0, 0, 0, UTF8, None, None)
+        library.espeak_Terminate()
+    finally:
+        _ctypes.dlclose(library._handle)
     samples = np.frombuffer(b"".join(chunks), np.int16)
     if not samples.any():
         raise ValueError(f"espeak-ng has nothing to say for {text!r}: write it in words of {language}")

@@ -13,7 +13,7 @@ import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from . import files
+from vox import files
 
 
 class Exercises:

@@ -26,7 +26,7 @@ import torch
 import traitlets
 from matplotlib.figure import Figure
 
-from . import audio, corpus, plots
+from vox import audio, corpus, plots
 
 WIDE = ipywidgets.Layout(width="26em")
 NOWHERE = ipywidgets.Layout(display="none")

@@ -11,7 +11,7 @@ FRAMES = np.array([[0.55, 0.45, 0.00], [0.52, 0.08, 0.40], [0.60, 0.00, 0.40]]) 
 SYMBOLS = ("·", "nine", "ten")
 COUNTS_A = [(1, 5), (0, 4), (5, 5), (0, 6), (2, 5), (0, 4), (0, 5), (4, 4)]  # (errors, units) of eight texts, first system
 COUNTS_B = [(1, 5), (0, 4), (4, 5), (0, 6), (1, 5), (0, 4), (0, 5), (4, 4)]  # and of another system on the same texts
-QUESTIONS = {
+ANSWERS = {
     "When is the interval of a paired difference no narrower than the unpaired one?": "When the two systems stumble at different texts:"
     " pairs take out what is hard for both (section 7).",
     "Why is Mandarin counted in characters?": "It is written without spaces; one wrong character would make a whole sentence one wrong"
