@@ -3,6 +3,7 @@
 # make run        the main job: first hear the shipped model (runs/first_words/tour), then train one: corpus, VAE, VoxCPM and
 #                 its first words, in runs/first_words, with all of it on one page, report.html
 # make tiny       train preset tiny from nothing: AudioVAE, VoxCPM and judges, in runs/tiny and beside it; hours
+# make book       the whole suite as pages to read in a browser, without running anything, in build/book
 # make test       every test; make test-fast leaves out the slow ones, the notebooks and the browser
 # make notebooks  run every notebook in full and store it as readers will meet it
 #
@@ -21,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # A browser for the tests in tests/browser.
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: help lab app run tiny test test-fast notebooks lint chromium
+.PHONY: help lab app run tiny book test test-fast notebooks lint chromium
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -50,6 +51,9 @@ tiny: .venv/lab.done
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p hours 2.5 -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)
 	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
 	$(BIN)/python -m vox.judge_train $(OUT)_judges $(OUT)/judge
+
+book: .venv/lab.done
+	$(BIN)/python -m vox.book $(ARGS)
 
 test: lint chromium
 	$(PYTEST) -n 2 --dist loadscope --nbval-lax --nbval-current-env tests notebooks $(ARGS)
