@@ -24,7 +24,7 @@ def start(out, **parameters):
     """papermill on the notebook, in a process of its own."""
     command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(out.with_suffix(".ipynb")), "--cwd", str(NOTEBOOK.parent)]
     for name, value in (SHORT | {"out": str(out)} | parameters).items():
-        command += ["-p", name, str(value)]
+        command += ["-y", json.dumps({name: value})] if isinstance(value, dict) else ["-p", name, str(value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(NOTEBOOK.parent.parent)}
     environment.pop("VOX_BUDGET", None)
     return subprocess.Popen(command + ["--no-progress-bar"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -132,10 +132,26 @@ def test_a_start_must_fit(tmp_path):
     config = preset("nano").replace(**{"tslm.layers": 2})
     VoxCPM(config, tokenizer=CharTokenizer.learn(["one"], config.vocab)).save(tmp_path / "other")
     other = str(tmp_path / "other")
-    for wrong, message in (({"vae": other}, "leave vae empty"), ({}, "other holds another model: give the preset and the changes")):
+    for wrong, message in (({"vae": other}, "give one of them"), ({}, "other holds another model: give the preset and the changes")):
         status, complaint = ended(start(tmp_path / "out", start=other, **wrong))
         assert status and message in complaint
         assert not (tmp_path / "out" / "voxcpm").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+def test_an_audio_vae_may_be_trained_on_with_more_channels(tmp_path):
+    few = {"vae.latent_dim": 4}
+    status, complaint = ended(start(tmp_path / "first", changes=few, vae_steps=2, steps=1))
+    assert status == 0, complaint
+    more = {"vae.latent_dim": 6, "vae_train.waveform": 1.0}
+    status, complaint = ended(start(tmp_path / "second", changes=more, vae_steps=2, steps=1, vae_start=str(tmp_path / "first/model")))
+    assert status == 0, complaint
+    history = json.loads((tmp_path / "second/history.json").read_text())
+    assert len(history["vae"]) == 2 and all(row["waveform"] > 0 for row in history["vae"])
+    one, two = (state.read_tensors(tmp_path / name / "model/audiovae.safetensors") for name in ("first", "second"))
+    name = "decoder.model.1.weight_v"
+    assert two[name].shape[1] <= 6 and one[name].shape[1] <= 4 and not torch.equal(one[name], two[name][:, : one[name].shape[1]])
 
 
 RULES = dict(size=("s", "m"), name=str, count=int, share=float, loud=bool)

@@ -53,3 +53,20 @@ def test_channels_that_stand_still_can_be_left_out(depthwise):
         z = torch.where(channels[:, None], torch.randn(2, 6, 20), means[:, None])
         late = 9 * vae.config.hop  # the first frames see the silence before them, not the means
         torch.testing.assert_close(slim.decode(z[:, channels])[..., late:], vae.decode(z)[..., late:], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_more_channels_change_nothing_until_they_are_trained(depthwise):
+    torch.manual_seed(0)
+    vae = AudioVAE(VAEConfig(encoder_dim=4, latent_dim=3, decoder_dim=32, depthwise=depthwise))
+    wide = vae.widen(5)
+    assert wide.config.latent_dim == 5
+    wav, more = torch.rand(2, 1, 6400) - 0.5, torch.randn(2, 5, 20)
+    for few, many in zip(vae.encode_stats(wav), wide.encode_stats(wav), strict=True):
+        torch.testing.assert_close(many[:, :3], few)
+    torch.testing.assert_close(wide.decode(more), vae.decode(more[:, :3]))
+    wide.decode(wide.encode(wav)).square().sum().backward()
+    mixer = wide.decoder.model[1 if depthwise else 0].weight_v
+    assert (mixer.grad[:, 3:].abs().sum(1) > 0).all()  # and training can reach them
+    with pytest.raises(ValueError, match="has 3 latent channels, more than 2"):
+        vae.widen(2)

@@ -9,7 +9,7 @@ import torch
 import torchaudio
 
 from vox import vae_loss
-from vox.vae_loss import Discriminators, LogMel, MelDistance, discriminator_loss, feature_loss, generator_loss, kl
+from vox.vae_loss import Discriminators, LogMel, MelDistance, WaveformDistance, discriminator_loss, feature_loss, generator_loss, kl
 
 RATE = 16000
 
@@ -25,6 +25,29 @@ def sine(hz, batch=1, samples=4096):
 @pytest.fixture(scope="module")
 def mel_distance():
     return MelDistance(RATE)
+
+
+# waveform distance
+
+
+def test_the_waveform_hears_phase_and_pitch_below_600_hz_and_nothing_above():
+    distance = WaveformDistance(RATE)
+    wav = sine(150)
+    assert distance(wav, wav) == 0
+    assert distance(torch.zeros_like(wav), wav).item() == pytest.approx(1, abs=0.01)
+    assert distance(-wav, wav).item() == pytest.approx(4, abs=0.05)  # the opposite phase
+    assert distance(sine(200), wav).item() == pytest.approx(2, abs=0.2)  # another pitch: as if the phase were random
+    assert distance(wav + sine(2000), wav) < 1e-3
+    quiet = 1e-4 * wav
+    assert distance(torch.zeros_like(quiet), quiet) < 0.1  # next to silence errors weigh next to nothing
+
+
+def test_the_waveform_pulls_the_wave_only_and_names_clips_that_are_too_short():
+    wav, target = torch.zeros(1, 1, 4096, requires_grad=True), sine(150).clone().requires_grad_()
+    WaveformDistance(RATE)(wav, target).backward()
+    assert wav.grad.isfinite().all() and wav.grad.abs().sum() > 0 and target.grad is None
+    with pytest.raises(ValueError, match="at least 513"):
+        WaveformDistance(RATE)(torch.zeros(1, 1, 512), torch.zeros(1, 1, 512))
 
 
 # mel distance

@@ -174,6 +174,7 @@ class VAETrainConfig:
     feature: float = 2.0
     adversarial: float = 1.0
     kl: float = 5e-5
+    waveform: float = 0.0  # of the lowest harmonics, phase included; not in the paper
     adversarial_from: int | None = None  # first step with discriminators; None: never
     ema: float = 0.99
     precision: str = "fp32"

@@ -104,7 +104,7 @@ def reconstruct(vae, wav: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 class VAEJob:
-    """AudioVAE: mel distance and KL; from step `adversarial_from` on, discriminators too (paper §3.4)."""
+    """AudioVAE: mel distance and KL; with a weight, the waveform; from step `adversarial_from` on, discriminators too (paper §3.4)."""
 
     def __init__(self, model, data, config: VAETrainConfig, accelerator: Accelerator, fingerprint: str, progress: bool):
         self.config, self.accelerator, self.vae, self.dropped = config, accelerator, model, 0
@@ -112,6 +112,7 @@ class VAEJob:
         rate = model.config.sample_rate
         self.feed = ClipFeed(data, config, model.config)
         self.mel = vae_loss.MelDistance(rate).to(accelerator.device)
+        self.waveform = vae_loss.WaveformDistance(rate).to(accelerator.device)
         self.learner = Learner(model, reconstruct, config, config.clip, accelerator)
         self.learners = {"": self.learner}
         if config.adversarial_from is not None:
@@ -130,6 +131,9 @@ class VAEJob:
         fake, mu, logvar = fake.float(), mu.float(), logvar.float()
         row = {"mel": self.mel(fake, wav), "kl": vae_loss.kl(mu, logvar)}
         total = c.mel * row["mel"] + c.kl * row["kl"]
+        if c.waveform:
+            row["waveform"] = self.waveform(fake, wav)
+            total = total + c.waveform * row["waveform"]
         if c.adversarial_from is not None and step >= c.adversarial_from:
             row["discriminator"] = vae_loss.discriminator_loss(*halves(self.critic(torch.cat((wav, fake.detach())))))
             self.critic.step(row["discriminator"] * share * world, step)

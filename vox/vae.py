@@ -305,3 +305,26 @@ class AudioVAE(nn.Module):
                 values[f"{row}.{part}"] = values[f"{row}.{part}"][channels]
         vae.load_state_dict(values)
         return vae.to(mix.device).train(self.training)
+
+    @torch.no_grad()
+    def widen(self, latent_dim: int) -> "AudioVAE":
+        """This VAE with more latent channels: the new ones are drawn at random in the encoder, and the decoder does not listen yet.
+
+        So the speech is the same, and training finds a use for them. Raises ValueError if latent_dim is smaller than it was.
+        """
+        have = self.config.latent_dim
+        if latent_dim < have:
+            raise ValueError(f"this AudioVAE has {have} latent channels, more than {latent_dim}: keep() takes channels away")
+        vae = AudioVAE(replace(self.config, latent_dim=latent_dim))
+        old, values = self.state_dict(), vae.state_dict()
+        first = self.decoder.model[0]
+        mixer = "decoder.model.1" if first.groups > 1 else "decoder.model.0"
+        for name, value in values.items():
+            if value.shape == old[name].shape:
+                values[name] = old[name]
+            elif name == f"{mixer}.weight_v":  # [C, D, K]
+                values[name] = F.pad(old[name], (0, 0, 0, latent_dim - have))
+            else:  # [D, ...]
+                value[:have] = old[name]
+        vae.load_state_dict(values)
+        return vae.to(first.weight_v.device).train(self.training)
