@@ -192,3 +192,11 @@ class Panel:
         took = self.page.tab.evaluate("() => window.took")
         assert took is not None, f"{key} brought no new picture"
         return took
+
+    def speak(self, text):
+        """Make a `speak_panel` say a text, and wait for the new picture."""
+        self.root.locator("textarea").fill(text)
+        self.root.locator("textarea").blur()
+        self.root.get_by_role("button", name="Speak").click()
+        image = self.root.locator("img").element_handle()
+        self.page.tab.wait_for_function("([image, text]) => image.title.includes(`text = ${text},`)", arg=[image, text])

@@ -25,10 +25,7 @@ def test_the_app_says_what_is_typed(page):
     assert not page.tab.locator("pre:has-text('import vox')").count()  # no code
     before = panel.shown()
     assert "four hundred and twelve" in before[1]
-    panel.root.locator("textarea").fill("seven")
-    panel.root.locator("textarea").blur()
-    panel.root.get_by_role("button", name="Speak").click()
-    page.tab.wait_for_function("panel => panel.title.includes('text = seven,')", arg=panel.root.locator("img").element_handle())
+    panel.speak("seven")
     after = panel.shown()
     assert after[1].startswith("seven") and all(a != b for a, b in zip(after, before, strict=True))
     assert page.tab.locator("img").locator("visible=true").count() == 1  # the picture for pages without a kernel hides
