@@ -31,7 +31,7 @@ LANGUAGE = "cmn"
 SEEN, UNSEEN = ("f2", "m1", "f4", "m5"), ("f1", "m2", "m4", "m7")  # variants of espeak-ng, half of them women's
 ROWS = 1200  # utterances to train on, about 20 minutes
 SYLLABLES = sorted({syllable for n in range(10000) for syllable in cardinal(n, "zh")} | set("年月日"))
-SETS = {"short": 20, "long": 12, "cloned": 12, "prompts": 12}  # held-out sentences: how many
+SETS = {"short": 24, "long": 16, "cloned": 16, "prompts": 16}  # held-out sentences: how many
 TIMES = (0.3, 0.7, 0.95)  # flow times of the losses: 1 is noise
 COLUMNS = ("heard", "errors", "stop", "seconds", "sim")  # of what is kept per sentence
 SAMPLES = 1  # sentences of each set that are kept as sound
@@ -56,7 +56,7 @@ def text(kind: str, split: str, draw: random.Random) -> str:
 
 def task() -> dict:
     """{"train": dataset of `fit`, and for each of SETS a list of rows as those of a corpus}. Rendered once, then read from the cache."""
-    folder = cache_folder() / f"ablations-{ROWS}"
+    folder = cache_folder() / "ablations"
     with FileLock(f"{folder}.lock"):
         return {name: _rows(folder, name, count) for name, count in ({"train": ROWS} | SETS).items()}
 
@@ -64,7 +64,7 @@ def task() -> dict:
 def _rows(folder: Path, name: str, count: int):
     import datasets
 
-    path = folder / f"{name}.parquet"
+    path = folder / f"{name}-{count}.parquet"
     if not path.exists():
         crowd = [espeak.settings(variant, 1)[0] for variant in (UNSEEN if name in ("cloned", "prompts") else SEEN)]
         draw, jobs, taken = random.Random(name), [], set()
