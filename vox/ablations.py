@@ -2,7 +2,7 @@
 
     task()      Mandarin numbers of four voices, and held-out sentences: short, long, and of voices to clone
     measure()   of a trained variant: losses under fixed noise, what a wrong text costs, what a judge hears, the voice, the endings
-    gather()    the finished runs of sweep files → data/results/ablations.json: `python -m vox.ablations FILE.yaml …`
+    gather()    the finished runs of sweep files → data/results/ablations.json: `python -m vox.ablations`
 
 Notable choices, made before any variant was measured
 - a model that does not speak has nothing to lose, and the differences should show within a minute or two of one core. So the
@@ -14,8 +14,13 @@ Notable choices, made before any variant was measured
 - English is left out: its 31 words took three times as many steps to be heard at all.
 """
 
+import argparse
 import hashlib
+import json
 import random
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -23,8 +28,9 @@ from accelerate import Accelerator
 from filelock import FileLock
 
 from vox import audio, corpus, espeak, feed, flow, metrics, phrases, state
+from vox import sweep as sweeps
 from vox.batch import Item, pack
-from vox.files import cache_folder, replacing
+from vox.files import HOME, cache_folder, read_json, replacing
 from vox.text import cardinal
 
 LANGUAGE = "cmn"
@@ -34,6 +40,8 @@ SYLLABLES = sorted({syllable for n in range(10000) for syllable in cardinal(n, "
 SETS = {"short": 24, "long": 16, "cloned": 16, "prompts": 16}  # held-out sentences: how many
 TIMES = (0.3, 0.7, 0.95)  # flow times of the losses: 1 is noise
 COLUMNS = ("heard", "errors", "stop", "seconds", "sim")  # of what is kept per sentence
+SENTENCE = ("text", "speaker", "units", "errors on the true recording", "seconds", "sim of the true recording")
+FILES = ("ablations.yaml", "ablations_sampling.yaml", "ablations_more.yaml")
 SAMPLES = 1  # sentences of each set that are kept as sound
 
 
@@ -176,3 +184,87 @@ def sentences(held: dict, judges) -> dict:
             for row, heard, sim in lines
         ]  # fmt: skip
     return found
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def name_of(changes: dict) -> str:
+    """A variant's name: what it changes, "default" if nothing."""
+    return ", ".join(f"{field} {str(value).lower() if value is False else value}" for field, value in changes.items()) or "default"
+
+
+def gather(paths, root) -> dict:
+    """What the finished runs of sweep files left, with the runs that are missing; and their sounds copied to root/samples.
+
+    Args: paths of sweep files of the notebooks variant and sampling; root, a folder for the sounds.
+    Returns a tree ready for JSON: about (columns, recipe of the default), sentences, variants and ways (a row per run), missing.
+    Raises ValueError if runs were measured on different sentences.
+    """
+    tree = {"about": {"columns": COLUMNS, "sentence_columns": SENTENCE, "times": TIMES}, "sentences": None, "variants": [], "ways": []}
+    tree["missing"] = []
+    for path in paths:
+        plan = sweeps.read(path)
+        for run in plan.runs:
+            one, found = run.parameters, run.metrics() if run.done() else None
+            subject = {"name": name_of(one["changes"])} if "changes" in one else {"model": _model(one["model"])}
+            head = {"sweep": plan.name} | subject | {"seed": one["seed"]}
+            if found is None:
+                tree["missing"].append(head)
+                continue
+            tree["sentences"] = tree["sentences"] or found["sentences"]
+            if found["sentences"] != tree["sentences"]:
+                raise ValueError(f"{run.folder} was measured on other sentences than the runs before it: measure it again")
+            kept = {name: value for name, value in found.items() if name not in ("sentences", "model")}
+            if "ways" in found:
+                tree["ways"].append(head | kept)
+                continue
+            kept["history"] = [[row["step"], *(round(row[name], 4) for name in ("diffusion", "stop"))] for row in found["history"]]
+            tree["variants"].append(head | kept | {"samples": _samples(Path(run.folder), Path(root), head)})
+            if not one["changes"] and "recipe" not in tree["about"]:
+                identity = read_json(Path(run.folder) / "fit/report.json")["identity"]
+                tree["about"]["recipe"] = {name: identity[name] for name in ("config", "model")}
+    return tree
+
+
+def _model(folder: str) -> str:
+    return "default" if "/" in folder else folder
+
+
+def _samples(folder: Path, root: Path, head: dict) -> dict:
+    """Copy the sounds of a run and say under which names."""
+    word = re.sub(r"[^\w.]+", "-", f"{head['name']}-{head['seed']}")
+    names = {}
+    for sound in sorted((folder / "samples").glob("*.mp3")):
+        names[sound.stem.split("-")[0]] = f"{word}-{sound.name}"
+        with replacing(root / "samples" / f"{word}-{sound.name}") as aside:
+            shutil.copyfile(sound, aside)
+    return names
+
+
+def write(path, tree: dict):
+    """Write a tree of `gather` with one line per run, so that its file stays short and a change shows."""
+    line = lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False)  # noqa: E731
+    lists = {name: ",\n  ".join(map(line, tree[name])) for name in ("variants", "ways", "missing")}
+    parts = [f' "{name}": {line(tree[name])}' for name in ("about", "sentences")]
+    parts += [f' "{name}": [\n  {rows}\n ]' for name, rows in lists.items()]
+    with replacing(path) as aside:
+        aside.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m vox.ablations [FILE.yaml …]`: finished runs → data/results/ablations.json and data/results/ablations/samples."""
+    parser = argparse.ArgumentParser(prog="python -m vox.ablations", description="Gather the finished ablation runs for notebook 10.")
+    parser.add_argument("files", nargs="*", default=[HOME / "notebooks/sweeps" / name for name in FILES], help="sweep files")
+    given = parser.parse_args(arguments)
+    tree = gather(given.files, HOME / "data/results/ablations")
+    write(HOME / "data/results/ablations.json", tree)
+    print(
+        f"{len(tree['variants'])} variants, {len(tree['ways'])} sets of ways to sample, {len(tree['missing'])} runs missing",
+        file=sys.stderr,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

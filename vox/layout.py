@@ -260,7 +260,8 @@ def write(folder, config: Config, weights: dict[str, Tensor], tokenizer, half: b
             )
     if config.fsq.kind == "noise":
         warnings.warn(
-            f"fsq.kind 'noise' is no part of the released model: vox.load reads {folder} as it is, the official package rounds", stacklevel=3
+            f"fsq.kind 'noise' is no part of the released model: vox.load reads {folder} as it is, the official package rounds",
+            stacklevel=3,
         )
     tree = released_config(config, dtype)
     tokenizer.save(folder)
