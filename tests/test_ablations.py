@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
-from vox import flow
+from vox import flow, official
 from vox.batch import Item, pack
 from vox.config import Config, FSQConfig, TransformerConfig, VAEConfig
+from vox.fsq import FSQ, quantise
 from vox.voxcpm import VoxCPM
 
 HIDDEN, PATCH, DIM = 32, 2, 6
@@ -30,6 +31,7 @@ SWITCHES = {
     "FSQ narrow": {"fsq.dim": 4},
     "FSQ coarse": {"fsq.scale": 3},
     "FSQ without rounding": {"fsq": FSQConfig(kind="none", dim=HIDDEN)},  # the weights of "FSQ wide"
+    "noise for rounding": {"fsq.kind": "noise"},
     "FSQ identity": {"fsq.kind": "identity"},
     "RALM without history": {"ralm": "no_history"},
     "no residual": {"ralm": "no_residual"},
@@ -94,7 +96,7 @@ def test_stop_head_reads_the_plan_only(passes):
     stop = {switch: losses.stop.item() for switch, (losses, _, _) in passes.items()}
     for switch in ("RALM without history", "no residual", "no previous patch"):
         assert stop[switch] == stop["base"]
-    for switch in ("FSQ wide", "FSQ narrow", "FSQ coarse", "FSQ without rounding", "FSQ identity", "no RALM"):
+    for switch in ("FSQ wide", "FSQ narrow", "FSQ coarse", "FSQ without rounding", "noise for rounding", "FSQ identity", "no RALM"):
         assert stop[switch] != stop["base"]
 
 
@@ -134,3 +136,37 @@ def test_audio_modules_run_at_audio_positions_only():
     audio, learned, positions = int(batch.audio_mask.sum()), batch.patches, batch.text.numel()
     assert (audio, learned, positions) == (10, 9, 26)
     assert rows == {"locenc": [audio], "locdit": [learned], "stop_proj": [learned], "stop_head": [learned]}
+
+
+@torch.no_grad()
+def test_noise_is_as_strong_as_the_error_of_rounding():
+    """In training only, of the same power as what rounding does to values spread evenly, and centred on the mean."""
+    torch.manual_seed(0)
+    for scale in (1, 9):
+        rounding, noise = (FSQ(64, FSQConfig(kind=kind, dim=16, scale=scale)) for kind in ("fsq", "noise"))
+        z = torch.rand(100_000) * 2 - 1
+        error = (quantise(z, scale) - z).std()
+        h = torch.randn(2000, 64)
+        mean = torch.tanh(noise.in_proj(h))
+        drawn = noise.train().codes(h) - mean
+        assert drawn.std() == pytest.approx(error.item(), rel=0.02) and abs(drawn.mean()) < 0.02 * error
+        assert torch.equal(noise.eval().codes(h), mean)
+        assert noise(h).shape == rounding(h).shape and noise.state_dict().keys() == rounding.state_dict().keys()
+
+
+def test_noise_lets_the_gradient_pass():
+    """Unlike rounding it needs no detour: the gradient of z + noise is that of z."""
+    bottleneck = FSQ(32, FSQConfig(kind="noise", dim=8)).train()
+    h = torch.randn(4, 32, requires_grad=True)
+    (gradient,) = torch.autograd.grad(bottleneck(h).sum(), h)
+    (plain,) = torch.autograd.grad(bottleneck.eval()(h).sum(), h)
+    assert torch.equal(gradient, plain) and gradient.abs().min() > 0
+
+
+def test_a_noise_bottleneck_is_stored_with_a_warning(tmp_path):
+    """vox reads it back as it is; the released layout has no word for it, so the official package would round."""
+    model = VoxCPM(BASE.replace(**{"fsq.kind": "noise"})).eval()
+    with pytest.warns(UserWarning, match="noise"):
+        model.save(tmp_path)
+    again = official.load(tmp_path, device="cpu", dtype="float32")
+    assert again.config.fsq.kind == "noise" and torch.equal(again.fsq.in_proj.weight, model.fsq.in_proj.weight)

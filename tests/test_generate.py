@@ -32,6 +32,7 @@ SWITCHES = {
     "mup": {"tslm.mup": True},
     "no positions": {"tslm.rope": None},
     "FSQ without rounding": {"fsq": FSQConfig(kind="none", dim=32)},
+    "noise for rounding": {"fsq.kind": "noise"},
     "FSQ identity": {"fsq.kind": "identity"},
     "RALM without history": {"ralm": "no_history"},
     "no residual": {"ralm": "no_residual"},

@@ -18,7 +18,7 @@ FLOORS = [  # a module imports only from floors below its own
     {"voxcpm", "fast", "feed", "learner"},
     {"corpus", "train", "official", "judge"},
     {"metrics"},
-    {"judge_train", "hub_judges"},
+    {"judge_train", "hub_judges", "ablations"},
     {"job"},
     {"lab"},
     {"plots"},

@@ -324,6 +324,7 @@ def test_a_dataset_is_encoded_and_trained_on(tmp_path, monkeypatch):
     [
         {},
         {"fsq.kind": "identity"},
+        {"fsq.kind": "noise"},
         {"fsq.kind": "none", "fsq.dim": 16},
         {"ralm": "none"},
         {"ralm": "no_history"},

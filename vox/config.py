@@ -17,7 +17,7 @@ import math
 import typing
 from dataclasses import dataclass, field
 
-FSQ_KINDS = ("fsq", "none", "identity")
+FSQ_KINDS = ("fsq", "none", "noise", "identity")
 RALM_KINDS = ("full", "no_history", "no_residual", "none")
 PRECISIONS = ("fp32", "bf16")
 
@@ -109,7 +109,7 @@ class TransformerConfig:
 class FSQConfig:
     """The semi-discrete bottleneck (paper §3.2). `scale` s gives 2·s + 1 levels per dimension."""
 
-    kind: str = "fsq"  # "none": projection and tanh without rounding (the paper's s∞); "identity": no bottleneck at all
+    kind: str = "fsq"  # "none": without rounding (the paper's s∞); "noise": as a VAE's, noise for it; "identity": no bottleneck
     dim: int = 256
     scale: int = 9
 

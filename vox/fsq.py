@@ -6,8 +6,12 @@ Notable choices
 - a scale of s gives 2s + 1 levels per dimension (−1, …, 0, …, 1): the released model's s = 9 means 19 levels,
   where the paper speaks of 9;
 - rounding has no slope, so training lets the gradient pass straight through it: ẑ = z + (round(s·z)/s − z).detach();
-- no codebook and no loss of its own: the grid is fixed and the flow-matching loss trains the two projections.
+- no codebook and no loss of its own: the grid is fixed and the flow-matching loss trains the two projections;
+- kind "noise" is the bottleneck of a VAE in its place: the posterior's mean is tanh(W_in h), its deviation fixed to that of a
+  rounding error. The mean cannot grow away from the noise, tanh bounds it, so it needs no KL term.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +27,8 @@ def quantise(z: Tensor, scale: int) -> Tensor:
 class FSQ(nn.Module):
     """Project to `dim` dimensions, squash, round, project back.
 
-    With kind "none" only the rounding is left out (the paper's s∞); with "identity" the input passes unchanged.
+    With kind "none" only the rounding is left out (the paper's s∞); "noise" has Gaussian noise of deviation 1 / (√12·scale), that
+    of the rounding's error, in its stead, in training only; with "identity" the input passes unchanged.
     """
 
     def __init__(self, hidden: int, config: FSQConfig):
@@ -34,9 +39,11 @@ class FSQ(nn.Module):
             self.out_proj = nn.Linear(config.dim, hidden)
 
     def codes(self, h: Tensor) -> Tensor:
-        """h [..., H] → ẑ [..., dim] in [−1, 1]. Outside training the exact grid values, without the straight-through detour."""
+        """h [..., H] → ẑ [..., dim] in [−1, 1], and beside it with noise. Outside training the exact grid values, without the detour."""
         z = torch.tanh(self.in_proj(h))
-        if self.config.kind == "none":
+        if self.config.kind == "noise" and self.training:
+            return z + torch.randn_like(z) / (math.sqrt(12) * self.config.scale)
+        if self.config.kind in ("none", "noise"):
             return z
         return quantise(z, self.config.scale) if self.training else torch.round(z * self.config.scale) / self.config.scale
 

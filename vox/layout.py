@@ -258,6 +258,11 @@ def write(folder, config: Config, weights: dict[str, Tensor], tokenizer, half: b
                 " all stacks, reads another model",
                 stacklevel=3,
             )
+    if config.fsq.kind == "noise":
+        warnings.warn(
+            f"fsq.kind 'noise' is no part of the released model: vox.load reads {folder} as it is, the official package rounds",
+            stacklevel=3,
+        )
     tree = released_config(config, dtype)
     tokenizer.save(folder)
     for name, tensors in ((VAE_FILES[0], vae), (MODEL_FILES[0], model)):

@@ -1,0 +1,272 @@
+"""The task that the ablations of notebook 10 are compared on: what a variant learns, and what is measured of it.
+
+    task()      Mandarin numbers of four voices, and held-out sentences: short, long, and of voices to clone
+    losses()    of a trained variant, under fixed noise, and what a wrong text costs
+    speak()     what a judge hears in its speech, the voice, the endings
+    gather()    the finished runs of sweep files → data/results/ablations.json: `python -m vox.ablations`
+
+Notable choices, made before any variant was measured
+- a model that does not speak has nothing to lose, and the differences should show within a minute or two of one core. So the
+  task is small: 17 syllables, four voices, half numbers from 100 to 999 and half the same syllables in random order, where
+  nothing but the text tells what comes (see notebook 12);
+- where errors would show first: numbers that were held out, dates about twice as long as anything trained on, four voices
+  never heard, from one prompt each, and the loss on two utterances joined;
+- texts, recordings, noise of the losses and seeds of the speech are the same for every variant, so differences can be paired;
+- English is left out: in a trial with both languages a third of the Mandarin syllables and four fifths of the English words were
+  wrong after 240 steps.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+
+from vox import audio, corpus, espeak, feed, flow, metrics, phrases, state
+from vox import sweep as sweeps
+from vox.batch import Item, pack
+from vox.files import HOME, cache_folder, read_json, replacing
+from vox.text import cardinal
+
+LANGUAGE = "cmn"
+SEEN, UNSEEN = ("f2", "m1", "f4", "m5"), ("f1", "m2", "m4", "m7")  # variants of espeak-ng, half of them women's
+ROWS = 1200  # utterances to train on, about 20 minutes
+SYLLABLES = sorted({syllable for n in range(10000) for syllable in cardinal(n, "zh")} | set("年月日"))
+SETS = {"short": 24, "long": 16, "cloned": 16, "prompts": 16}  # held-out sentences: how many
+TIMES = (0.3, 0.7, 0.95)  # flow times of the losses: 1 is noise
+COLUMNS = ("heard", "errors", "stop", "seconds", "sim")  # of what is kept per sentence
+SENTENCE = ("text", "speaker", "units", "errors on the true recording", "seconds", "sim of the true recording")
+FILES = ("ablations.yaml", "ablations_sampling.yaml", "ablations_more.yaml")
+SAMPLES = 1  # sentences of each set that are kept as sound
+
+
+# ---- the task --------------------------------------------------------------------------------------------------------
+
+
+def text(kind: str, split: str, draw: random.Random) -> str:
+    """A text of a kind ("words", "number", "date") that belongs to a split."""
+    while True:
+        if kind == "words":
+            drawn = "".join(draw.choice(SYLLABLES) for _ in range(draw.choice((1, 1, 2, 3))))
+        elif kind == "number":
+            drawn = cardinal(draw.randrange(100, 1000), "zh")
+        else:
+            year = "".join(cardinal(int(digit), "zh") for digit in str(draw.randrange(1900, 2100)))
+            drawn = f"{year}年{cardinal(draw.randrange(1, 13), 'zh')}月{cardinal(draw.randrange(1, 29), 'zh')}日"
+        if phrases.split_of(drawn) == split:
+            return drawn
+
+
+def task() -> dict:
+    """{"train": dataset of `fit`, and for each of SETS a list of rows as those of a corpus}. Rendered once, then read from the cache."""
+    folder = cache_folder() / "ablations"
+    with FileLock(f"{folder}.lock"):
+        return {name: _rows(folder, name, count) for name, count in ({"train": ROWS} | SETS).items()}
+
+
+def _rows(folder: Path, name: str, count: int):
+    import datasets
+
+    path = folder / f"{name}-{count}.parquet"
+    if not path.exists():
+        crowd = [espeak.settings(variant, 1)[0] for variant in (UNSEEN if name in ("cloned", "prompts") else SEEN)]
+        draw, jobs, taken = random.Random(name), [], set()
+        while len(jobs) < count:
+            kind = draw.choice(("words", "number")) if name == "train" else "date" if name == "long" else "number"
+            drawn = text(kind, "train" if name == "train" else "test" if name == "prompts" else "validation", draw)
+            if name == "train" or drawn not in taken:
+                jobs.append((drawn, LANGUAGE, crowd[len(jobs) % len(crowd)]))
+                taken.add(drawn)
+        columns = ("text", "language", "speaker", "audio", "seconds")
+        rows = [dict(zip(columns, row, strict=True)) for row in espeak.render_rows(jobs, metrics.SAMPLE_RATE)]
+        rows = [row | {"audio": {"bytes": row["audio"], "path": f"{name}-{k:04d}.flac"}} for k, row in enumerate(rows)]
+        with replacing(path) as aside:
+            datasets.Dataset.from_list(rows).to_parquet(aside)
+    data = datasets.Dataset.from_parquet(str(path), cache_dir=str(folder / "arrow"))
+    return data if name == "train" else list(data)
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+def items(model, rows) -> list[Item]:
+    """Rows of a corpus as the model packs them. What its AudioVAE makes of them is kept in the cache."""
+    wavs = [corpus.wav(row, model.config.vae.sample_rate) for row in rows]
+    key = f"{state.tensor_hash(model.vae.state_dict())} {feed.data_hash(wavs)} {model.config.patch}"
+    folder = cache_folder() / "latents" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    waves = feed.Waves(wavs, model.config.vae.sample_rate)
+    latents = feed.encoded(model.vae, waves, model.config.patch, 0, folder, Accelerator(), progress=False)
+    return [Item(torch.tensor(model.tokenizer.encode(row["text"])), z) for row, (z, _) in zip(rows, latents, strict=True)]
+
+
+def joined(one: Item, other: Item) -> Item:
+    """Two utterances, the second right after the first."""
+    return Item(torch.cat((one.text, other.text)), torch.cat((one.latents, other.latents)))
+
+
+@torch.inference_mode()
+def loss(model, held: list[Item], time: float) -> float:
+    """The flow-matching loss at one time, nothing dropped; the same noise at every call."""
+    batch = pack(held, model.config.patch, model.config.max_length)
+    drawn = flow.draw(batch.patches, model.config.patch, model.config.vae.latent_dim, model.config.flow, feed.generator("ablations"))
+    return model(batch, flow.Draw(torch.full_like(drawn.t, time), drawn.noise, torch.ones_like(drawn.keep))).diffusion.item()
+
+
+def losses(model, held: dict) -> dict:
+    """{set: {time: loss}} on held-out sentences, long ones, unseen voices and two of an unseen voice joined; and the text gap.
+
+    The gap is what the text of another sentence costs near noise: 0 for a model that does not read.
+    """
+    packed = {name: items(model, held[name]) for name in SETS}
+    sets = {name: packed[name] for name in ("short", "long", "cloned")}
+    sets["joined"] = [joined(*pair) for pair in zip(packed["prompts"], packed["cloned"], strict=True)]
+    swapped = [Item(other.text, item.latents) for item, other in zip(sets["short"], sets["short"][1:] + sets["short"][:1], strict=True)]
+    found = {name: {str(time): round(loss(model, rows, time), 5) for time in TIMES} for name, rows in sets.items()}
+    return {"loss": found, "gap": round(loss(model, swapped, TIMES[-1]) - found["short"][str(TIMES[-1])], 5)}
+
+
+def speak(model, held: dict, judges, seed: int = 0, out=None, sets=("short", "long", "cloned"), **options) -> dict:
+    """{set: a line per sentence, its values those of COLUMNS}: each sentence spoken once, at most twice as long as the longest true one.
+
+    out: a folder for the first SAMPLES sentences of each set, as MP3.
+    """
+    found = {}
+    for name in sets:
+        rows = held[name]
+        prompts = held["prompts"] if name == "cloned" else None
+        voice = {}
+        if prompts:
+            wavs = [corpus.wav(row, model.config.vae.sample_rate) for row in prompts]
+            voice = {"prompt_wav": wavs, "prompt_text": [row["text"] for row in prompts]}
+        longest = 2 * max(row["seconds"] for row in rows)
+        speeches = model.generate(
+            [row["text"] for row in rows], seed=seed, attempts=1, max_seconds=longest, progress=False, **voice, **options
+        )
+        wavs = [audio.resample(speech.wav, speech.sample_rate, metrics.SAMPLE_RATE) for speech in speeches]
+        sims = [None] * len(rows)
+        if prompts:
+            sims = (judges.embed(wavs) * judges.embed([corpus.wav(row) for row in prompts])).sum(1).tolist()
+        found[name] = []
+        for row, wav, speech, heard, sim in zip(rows, wavs, speeches, judges.transcribe(wavs), sims, strict=True):
+            stop = metrics.stop_failure(wav, speech.stats["ended_by"], row["text"], heard)
+            wrong = metrics.errors(row["text"], heard)[0]
+            found[name].append([heard, wrong, stop, round(speech.seconds, 2), None if sim is None else round(sim, 3)])
+        for k in range(SAMPLES if out else 0):
+            Path(out).mkdir(parents=True, exist_ok=True)
+            write_mp3(wavs[k], Path(out) / f"{name}-{k}.mp3")
+    return found
+
+
+def write_mp3(wav, path: Path):
+    """Write a waveform [N] at 16 kHz as MP3."""
+    import soundfile
+
+    soundfile.write(path, wav.clamp(-1, 1).numpy(), metrics.SAMPLE_RATE, format="MP3")
+
+
+def sentences(held: dict, judges) -> dict:
+    """{set: a line per sentence: text, speaker, units, errors of the judge on the true recording, seconds, true similarity}."""
+    found = {}
+    for name in ("short", "long", "cloned"):
+        truths = [corpus.wav(row) for row in held[name]]
+        sims = [None] * len(truths)
+        if name == "cloned":
+            sims = (judges.embed(truths) * judges.embed([corpus.wav(row) for row in held["prompts"]])).sum(1).tolist()
+        lines = zip(held[name], judges.transcribe(truths), sims, strict=True)
+        found[name] = [
+            [row["text"], row["speaker"], metrics.errors(row["text"], heard)[1], metrics.errors(row["text"], heard)[0],
+             round(row["seconds"], 2), None if sim is None else round(sim, 3)]
+            for row, heard, sim in lines
+        ]  # fmt: skip
+    return found
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def name_of(changes: dict) -> str:
+    """A variant's name: what it changes, "default" if nothing."""
+    return ", ".join(f"{field} {str(value).lower() if value is False else value}" for field, value in changes.items()) or "default"
+
+
+def gather(paths, root) -> dict:
+    """What the finished runs of sweep files left, with the runs that are missing; and their sounds copied to root/samples.
+
+    Args: paths of sweep files of the notebooks variant and sampling; root, a folder for the sounds.
+    Returns a tree ready for JSON: about (columns, recipe of the default), sentences, variants and ways (a row per run), missing.
+    Raises ValueError if runs were measured on different sentences.
+    """
+    tree = {"about": {"columns": COLUMNS, "sentence_columns": SENTENCE, "times": TIMES}, "sentences": None, "variants": [], "ways": []}
+    tree["missing"] = []
+    for path in paths:
+        plan = sweeps.read(path)
+        for run in plan.runs:
+            one, found = run.parameters, run.metrics() if run.done() else None
+            subject = {"name": name_of(one["changes"])} if "changes" in one else {"model": _model(one["model"])}
+            head = {"sweep": plan.name} | subject | {"seed": one["seed"]}
+            if found is None:
+                tree["missing"].append(head)
+                continue
+            tree["sentences"] = tree["sentences"] or found["sentences"]
+            if found["sentences"] != tree["sentences"]:
+                raise ValueError(f"{run.folder} was measured on other sentences than the runs before it: measure it again")
+            kept = {name: value for name, value in found.items() if name not in ("sentences", "model")}
+            if "ways" in found:
+                tree["ways"].append(head | kept)
+                continue
+            kept["history"] = [[row["step"], *(round(row[name], 4) for name in ("diffusion", "stop"))] for row in found["history"]]
+            tree["variants"].append(head | kept | {"samples": _samples(Path(run.folder), Path(root), head)})
+            if not one["changes"] and "recipe" not in tree["about"]:
+                identity = read_json(Path(run.folder) / "fit/report.json")["identity"]
+                tree["about"]["recipe"] = {name: identity[name] for name in ("config", "model")}
+    return tree
+
+
+def _model(folder: str) -> str:
+    return "default" if "/" in folder else folder
+
+
+def _samples(folder: Path, root: Path, head: dict) -> dict:
+    """Copy the sounds of a run and say under which names."""
+    word = re.sub(r"[^\w.]+", "-", f"{head['name']}-{head['seed']}")
+    names = {}
+    for sound in sorted((folder / "samples").glob("*.mp3")):
+        names[sound.stem.split("-")[0]] = f"{word}-{sound.name}"
+        with replacing(root / "samples" / f"{word}-{sound.name}") as aside:
+            shutil.copyfile(sound, aside)
+    return names
+
+
+def write(path, tree: dict):
+    """Write a tree of `gather` with one line per run, so that its file stays short and a change shows."""
+    line = lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False)  # noqa: E731
+    lists = {name: ",\n  ".join(map(line, tree[name])) for name in ("variants", "ways", "missing")}
+    parts = [f' "{name}": {line(tree[name])}' for name in ("about", "sentences")]
+    parts += [f' "{name}": [\n  {rows}\n ]' for name, rows in lists.items()]
+    with replacing(path) as aside:
+        aside.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m vox.ablations [FILE.yaml …]`: finished runs → data/results/ablations.json and data/results/ablations/samples."""
+    parser = argparse.ArgumentParser(prog="python -m vox.ablations", description="Gather the finished ablation runs for notebook 10.")
+    parser.add_argument("files", nargs="*", default=[HOME / "notebooks/sweeps" / name for name in FILES], help="sweep files")
+    given = parser.parse_args(arguments)
+    tree = gather(given.files, HOME / "data/results/ablations")
+    write(HOME / "data/results/ablations.json", tree)
+    print(
+        f"{len(tree['variants'])} variants, {len(tree['ways'])} sets of ways to sample, {len(tree['missing'])} runs missing",
+        file=sys.stderr,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
