@@ -265,7 +265,8 @@ def measure(model: VoxCPM, known: list[Heard], fresh: list[Heard], sung: list[He
 
     known: utterances of seen voices to fit on, two thirds of them for each seed; fresh: of unseen ones, to score on; sung: a choir,
     for the maps. A seed is also one of the random weights.
-    Arrays: "trained/h/word/next" [utterances, 2], counts summed over seeds; "map/trained/patch/h" [points, 2].
+    Arrays: "trained/h/word/next" [utterances, 2], counts summed over seeds; "trained/h/verified" [1 + draws], rates
+    whose draws are the same for all boxes; "map/trained/patch/h" [points, 2].
     """
     speakers, named = [each.speaker for each in known], [each.speaker for each in fresh]
     results, arrays = {"patches": [], "voices": [], "neighbours": []}, {}
@@ -287,6 +288,7 @@ def measure(model: VoxCPM, known: list[Heard], fresh: list[Heard], sung: list[He
                 low, high = np.quantile(rates[:, 1:].mean(0), (0.025, 0.975))
                 line = about | {"what": what, "value": rates[:, 0].mean(), "low": low, "high": high}
                 results["voices"].append(line | {"seeds": rates[:, 0].tolist()})
+                arrays[f"{name}/{box}/{what}"] = rates.mean(0).astype(np.float32)
             results["neighbours"] += around(name, box, means(song, box), sung)
             arrays |= maps(name, box, song, seeds[0])
     results["chance"] = {label: commonest(*tables[0], label) for label in CLASSES} | {"identified": 1 - 1 / len(set(speakers))}
