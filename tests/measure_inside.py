@@ -55,7 +55,7 @@ def main(arguments=None):
         "utterances": {name: len(each) for name, each in zip(sets, heard, strict=True)},
         "count": {name: sum(len(one.phone) for one in each) for name, each in zip(sets, heard, strict=True)},
         "machine": machine(),
-        "seconds": {"hearing": round(heard_seconds), "all": round(time.perf_counter() - began)},
+        "seconds": {"hearing": round(heard_seconds), "all": round(time.perf_counter() - began), "processor": round(time.process_time())},
     }
     write_tensors(given.out.with_suffix(".safetensors"), {name: torch.from_numpy(array) for name, array in arrays.items()})
     write_json(given.out, about | results)

@@ -203,9 +203,10 @@ def test_voices_that_differ_are_told_apart():
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     assert probes.verification(unit, speakers, draws=0)[0] > 0.3
     rates = probes.verification(probes.whitened(X[:80], speakers[:80], X)[1], speakers, draws=20)
-    assert rates[0] < 0.05 and len(rates) == 21 and rates.std() > 0
+    assert rates.max() < 0.05 and len(rates) == 21
     lost = rng.normal(size=(160, 20))
-    assert 0.4 < probes.verification(lost / np.linalg.norm(lost, axis=1, keepdims=True), speakers, draws=0)[0] < 0.6
+    rates = probes.verification(lost / np.linalg.norm(lost, axis=1, keepdims=True), speakers, draws=20)
+    assert 0.4 < rates[0] < 0.6 and 0 < rates.std() < 0.1
 
 
 def test_neighbours_and_maps_keep_groups(code):
@@ -260,13 +261,13 @@ def test_maps_have_a_point_for_each_name():
 
 def test_measuring_a_small_model(nano):
     """The whole way, on a handful: every box and question is there, the patch itself only once."""
-    known = inside.hear(inside.spread("validation", 1, 1)[:4] * 3, nano)
-    fresh = inside.hear([(text, "en-us", f"f{k}-40-60-175") for k in (2, 3) for text in ("twenty five", "nine")], nano)
+    known = inside.hear(inside.spread("validation", 1, 2)[:12], nano)
+    fresh = inside.hear(inside.spread("test", 1, 2)[:16], nano)
     results, raw = inside.measure(nano, known, fresh, inside.hear(inside.choir(2, 8), nano), seeds=(0, 1))
     assert {(line["model"], line["box"]) for line in results["patches"]} == {("trained", box) for box in inside.BOXES} | {
         ("random", box) for box in inside.BOXES[1:]
     }
-    assert raw["random/r/word/next"].shape == (4, 2) and raw["trained/z/verified"].shape == (201,)
+    assert raw["random/r/word/next"].shape == (16, 2) and raw["trained/z/verified"].shape == (201,)
     assert len(results["neighbours"]) == 11 * 3 and len(results["map"]["patch"]["word"]) == 16 * inside.SAMPLED
     files.json.dumps(results, allow_nan=False)
 

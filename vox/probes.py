@@ -56,13 +56,14 @@ def regress(X: np.ndarray, y: np.ndarray, X_new: np.ndarray, strength: float = 1
 def whitened(X: np.ndarray, speakers: Sequence[str], *more: np.ndarray, share: float = 0.1) -> list[np.ndarray]:
     """X [n, H] and others, turned so that what differs *within* a speaker of X spreads alike in all directions; rows of length one.
 
-    `share` of the mean variance is added in all directions, for few utterances leave some unmeasured.
+    Columns are standardised first. `share` of the mean variance is added in all directions: few utterances leave some unmeasured.
     """
-    mean, names = X.mean(0), np.asarray(speakers)
+    X, *more = (each.double().numpy() for each in standardised(X, *more))
+    names = np.asarray(speakers)
     inside = np.concatenate([X[names == name] - X[names == name].mean(0) for name in np.unique(names)])
-    spread_, axes = np.linalg.eigh(inside.T @ inside / len(inside))
-    turn = axes / np.sqrt(spread_.clip(min=0) + share * spread_.mean())
-    done = [(each - mean) @ turn for each in (X, *more)]
+    variance, axes = np.linalg.eigh(inside.T @ inside / len(inside))
+    turn = axes / np.sqrt(variance.clip(min=0) + share * variance.mean())
+    done = [each @ turn for each in (X, *more)]
     return [each / np.linalg.norm(each, axis=1, keepdims=True) for each in done]
 
 
