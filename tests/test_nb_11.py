@@ -213,7 +213,7 @@ def test_neighbours_and_maps_keep_groups(code):
     rng = np.random.default_rng(0)
     which = np.repeat(["a", "b", "c"], 40)
     X = rng.normal(size=(120, 10)) + 8 * np.eye(10)[np.repeat([0, 1, 2], 40)]
-    assert probes.neighbours(X, which).mean() == 1 and probes.neighbours(rng.normal(size=(120, 10)), which).mean() < 0.5
+    assert probes.neighbours(X, which).mean() > 0.95 and probes.neighbours(rng.normal(size=(120, 10)), which).mean() < 0.5
     Y = probes.tsne(X, 15, 250)
     assert Y.shape == (120, 2) and probes.neighbours(Y, which).mean() == 1
     assert np.allclose(Y, probes.tsne(X, 15, 250))
