@@ -120,14 +120,20 @@ def trim(wav: torch.Tensor, sample_rate: int = 16000, threshold: float = -40.0, 
 
     A silent waveform comes back empty.
     """
+    first, last = ends(wav, sample_rate, threshold, margin)
+    return wav[first:last]
+
+
+def ends(wav: torch.Tensor, sample_rate: int = 16000, threshold: float = -40.0, margin: float = 0.03) -> tuple[int, int]:
+    """Where `trim` cuts `wav` [N]: the first sample that stays and the first that does not. (0, 0) for silence."""
     if not wav.any():
-        return wav[:0]
+        return 0, 0
     hop = max(1, sample_rate // 100)
     frames = F.pad(wav, (0, -len(wav) % hop)).unfold(0, hop, hop)  # [frames, hop]
     power = reduce(frames.square(), "frames hop -> frames", "mean")
     loud = (power > power.max() * 10 ** (threshold / 10)).nonzero()
     keep = int(margin * sample_rate)
-    return wav[max(0, int(loud[0]) * hop - keep) : (int(loud[-1]) + 1) * hop + keep]
+    return max(0, int(loud[0]) * hop - keep), (int(loud[-1]) + 1) * hop + keep
 
 
 @functools.lru_cache

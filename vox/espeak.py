@@ -8,6 +8,8 @@ Notable choices
 - a speaker is a variant with one choice of pitch, pitch range and rate, written "f2-40-60-175". Variants are split into seen and
   unseen ones before settings are drawn, so all settings of a variant stand on one side;
 - variants that sound alike are dropped by a measurement that ships with the list it gave (`near_duplicates`);
+- espeak-ng tells when each word and each phone begins. It tells it of its own output, so `render` moves these marks along when it
+  resamples and trims: labels in time that no aligner had to guess;
 - sixty variants are too few to learn from that voices differ: a model knows each of them and need not listen to a prompt. So
   corpus "voices" has drawn variants, too, whose formants, pitch and noises come from a generator seeded by their name
   ("drawn017"); those that sound like an unseen variant are left out (`near_unseen`).
@@ -25,6 +27,7 @@ import random
 import shutil
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import espeakng_loader
 import numpy as np
@@ -37,10 +40,29 @@ from vox import audio
 from vox.files import cache_folder
 
 RATE, PITCH, RANGE = 1, 3, 4  # numbers of espeak_PARAMETER
-SYNCHRONOUS, UTF8, DONT_EXIT = 2, 1, 0x8000
+SYNCHRONOUS, UTF8, DONT_EXIT, TELL_PHONES = 2, 1, 0x8000, 0x0003  # phones come in IPA
+MARKS = {1: "word", 7: "phone"}  # numbers of espeak_EVENT_TYPE that are told
 FILES = {"en-us": "gmw/en-US", "cmn": "sit/cmn"}  # a language's file under espeak-ng-data/lang: found without a search of all
 VARIANTS = "voices/!v"  # where their files lie in the data folder
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT: what begins at which sample. A phone stands in `name`; a word is known by where it begins in the text."""
+
+    _fields_ = [("type", ctypes.c_int), ("id", ctypes.c_uint), ("position", ctypes.c_int), ("length", ctypes.c_int)]
+    _fields_ += [("milliseconds", ctypes.c_int), ("sample", ctypes.c_int), ("user", ctypes.c_void_p), ("name", ctypes.c_char * 8)]
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+class Mark(NamedTuple):
+    """Something begins: at which second, "word" or "phone", and which: the word's first character in the text (0 …), or the phone
+    in IPA, "" for a pause."""
+
+    second: float
+    kind: str
+    what: int | str
 
 
 @functools.cache
@@ -122,11 +144,14 @@ def _drawn_data() -> Path:
     return folder
 
 
-def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: int = 50, rate: int = 175) -> tuple[torch.Tensor, int]:
+def synthesise(
+    text: str, language: str, variant: str, pitch: int = 50, range: int = 50, rate: int = 175, marks: list[Mark] | None = None
+) -> tuple[torch.Tensor, int]:
     """espeak-ng's own output: ([N] float32 in [-1, 1], its rate in Hz, 22050).
 
-    `pitch` and `range` (of the pitch) run from 0 to 99, `rate` is in words per minute, 80 to 450. Raises ValueError for an
-    unknown language or variant, settings outside these ranges, and text without anything to say.
+    `pitch` and `range` (of the pitch) run from 0 to 99, `rate` is in words per minute, 80 to 450. A list `marks` is filled with
+    what begins when. Raises ValueError for an unknown language or variant, settings outside these ranges, and text without
+    anything to say.
     """
     if language not in FILES:
         raise ValueError(f"unknown language {language!r}: use one of {', '.join(FILES)}")
@@ -134,18 +159,20 @@ def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: i
         raise ValueError(f"unknown voice variant {variant!r}: use one of {', '.join(variants())}, {DRAWN[0]} to {DRAWN[-1]}")
     if not (0 <= pitch <= 99 and 0 <= range <= 99 and 80 <= rate <= 450):
         raise ValueError(f"pitch and range lie in 0..99 and rate in 80..450, not {pitch}, {range} and {rate}")
-    chunks = []
+    chunks, told = [], []
 
     @_Callback
     def collect(samples, count, events):
         if count > 0:
             chunks.append(ctypes.string_at(samples, 2 * count))
+        for event in itertools.takewhile(lambda event: event.type, (events[k] for k in itertools.count())) if events else ():
+            told.append((event.type, event.sample, event.position, event.name))
         return 0
 
     data = _short(str(_drawn_data() if variant in DRAWN else espeakng_loader.get_data_path()))
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
-        hertz = library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), DONT_EXIT)
+        hertz = library.espeak_Initialize(SYNCHRONOUS, 0, data.encode(), DONT_EXIT | TELL_PHONES)
         if hertz <= 0:
             raise RuntimeError("espeak-ng did not start: reinstall espeakng-loader")
         library.espeak_SetSynthCallback(collect)
@@ -163,21 +190,36 @@ def synthesise(text: str, language: str, variant: str, pitch: int = 50, range: i
     samples = np.frombuffer(b"".join(chunks), np.int16)
     if not samples.any():
         raise ValueError(f"espeak-ng has nothing to say for {text!r}: write it in words of {language}")
+    if marks is not None:
+        whats = ((kind, at, place - 1 if MARKS[kind] == "word" else name.decode()) for kind, at, place, name in told if kind in MARKS)
+        marks += [Mark(at / hertz, MARKS[kind], what) for kind, at, what in whats]
     return torch.from_numpy(samples / np.float32(32768)), hertz
 
 
-def render(text: str, voice: str, pitch: int = 50, range: int = 50, rate: int = 175, sample_rate: int = 16000) -> torch.Tensor:
+def render(
+    text: str,
+    voice: str,
+    pitch: int = 50,
+    range: int = 50,
+    rate: int = 175,
+    sample_rate: int = 16000,
+    marks: list[Mark] | None = None,
+) -> torch.Tensor:
     """`text` in a voice such as "en-us+f2": [N] float32 at `sample_rate` Hz, trimmed and level-normalised.
 
-    This is how the corpus is made, so it is the true rendering of a held-out text. Settings and errors as in `synthesise`.
+    This is how the corpus is made, so it is the true rendering of a held-out text. Settings, marks and errors as in `synthesise`;
+    a mark's second counts from the first sample of what is returned.
     """
     language, _, variant = voice.partition("+")
-    wav, hertz = synthesise(text, language, variant, pitch, range, rate)
+    told = [] if marks is None else marks
+    wav, hertz = synthesise(text, language, variant, pitch, range, rate, told)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # with more, sums are taken in another order and last bits differ
     try:
         wav = audio.resample(wav, hertz, sample_rate)
-        return audio.loudness_normalise(audio.trim(wav, sample_rate))
+        first, last = audio.ends(wav, sample_rate)
+        told[:] = [mark._replace(second=mark.second - first / sample_rate) for mark in told]
+        return audio.loudness_normalise(wav[first:last])
     finally:
         torch.set_num_threads(threads)
 
@@ -227,17 +269,17 @@ def settings(variant: str, count: int) -> list[str]:
     return [f"{variant}-{draw.randint(30, 70)}-{draw.randint(30, 70)}-{draw.randint(150, 200)}" for _ in range(count)]
 
 
-def reference(text: str, language: str, speaker: str, sample_rate: int = 16000) -> torch.Tensor:
+def reference(text: str, language: str, speaker: str, sample_rate: int = 16000, marks: list[Mark] | None = None) -> torch.Tensor:
     """The true rendering of any text ("en-us" or "cmn") by a speaker of the corpus: [N] float32, as `render` gives it.
 
-    For a row's own text, language and speaker these are the row's samples. Raises ValueError as `synthesise` does, and for a
-    speaker that is not of the form "f2-40-60-175".
+    For a row's own text, language and speaker these are the row's samples. `marks` as in `render`. Raises ValueError as `synthesise`
+    does, and for a speaker that is not of the form "f2-40-60-175".
     """
     variant, *settings = speaker.rsplit("-", 3)
     if len(settings) != 3 or not all(number.isdecimal() for number in settings):
         raise ValueError(f"speaker {speaker!r} is not of the form variant-pitch-range-rate, for example f2-40-60-175")
     pitch, range, rate = map(int, settings)
-    return render(text, f"{language}+{variant}", pitch, range, rate, sample_rate)
+    return render(text, f"{language}+{variant}", pitch, range, rate, sample_rate, marks)
 
 
 def render_rows(rows: list[tuple[str, str, str]], sample_rate: int) -> list[tuple[str, str, str, bytes, float]]:
