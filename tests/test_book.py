@@ -112,5 +112,5 @@ def test_the_command_replaces_the_site(tmp_path, monkeypatch, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old.html").touch()
     book.main()
-    assert "2 pages" in capsys.readouterr().out and not (tmp_path / "out/old.html").exists()
+    assert "2 pages and files" in capsys.readouterr().out and not (tmp_path / "out/old.html").exists()
     assert Path(tmp_path / "out/notebooks/index.html").exists()

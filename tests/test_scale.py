@@ -148,7 +148,11 @@ def test_an_audio_vae_may_be_trained_on_with_more_channels(tmp_path):
     status, complaint = ended(start(tmp_path / "second", changes=more, vae_steps=2, steps=1, vae_start=str(tmp_path / "first/model")))
     assert status == 0, complaint
     history = json.loads((tmp_path / "second/history.json").read_text())
-    assert len(history["vae"]) == 2 and all(row["waveform"] > 0 for row in history["vae"])
+    recipe = preset("nano").vae_train
+    assert len(history["vae"]) == 2
+    for row in history["vae"]:
+        terms = recipe.mel * row["mel"] + recipe.kl * row["kl"] + 1.0 * row["waveform"]
+        assert row["waveform"] > 0 and row["total"] == pytest.approx(terms, rel=1e-4)
     one, two = (state.read_tensors(tmp_path / name / "model/audiovae.safetensors") for name in ("first", "second"))
     name = "decoder.model.1.weight_v"
     assert two[name].shape[1] <= 6 and one[name].shape[1] <= 4 and not torch.equal(one[name], two[name][:, : one[name].shape[1]])

@@ -159,16 +159,8 @@ def speak(model, held: dict, judges, seed: int = 0, out=None, sets=("short", "lo
             wrong = metrics.errors(row["text"], heard)[0]
             found[name].append([heard, wrong, stop, round(speech.seconds, 2), None if sim is None else round(sim, 3)])
         for k in range(SAMPLES if out else 0):
-            Path(out).mkdir(parents=True, exist_ok=True)
-            write_mp3(wavs[k], Path(out) / f"{name}-{k}.mp3")
+            audio.save(Path(out) / f"{name}-{k}.mp3", wavs[k], metrics.SAMPLE_RATE)
     return found
-
-
-def write_mp3(wav, path: Path):
-    """Write a waveform [N] at 16 kHz as MP3."""
-    import soundfile
-
-    soundfile.write(path, wav.clamp(-1, 1).numpy(), metrics.SAMPLE_RATE, format="MP3")
 
 
 def sentences(held: dict, judges) -> dict:

@@ -200,7 +200,7 @@ class Book:
         )
 
     def write(self) -> int:
-        """Write everything that the front page, the map and the course lead to. Returns the number of pages.
+        """Write everything that the front page, the map and the course lead to. Returns how many pages and copied files.
 
         Raises ValueError if a link leads to a file that is not there.
         """
@@ -236,7 +236,7 @@ def main():
     parser.add_argument("folder", nargs="?", default="build/book", type=Path)
     folder = parser.parse_args().folder
     shutil.rmtree(folder, ignore_errors=True)
-    print(Book(HOME, folder).write(), "pages; the first is", folder / "index.html")
+    print(Book(HOME, folder).write(), "pages and files; the first page is", folder / "index.html")
 
 
 if __name__ == "__main__":
