@@ -3,7 +3,8 @@
     task()      Mandarin numbers of four voices, and held-out sentences: short, long, and of voices to clone
     losses()    of a trained variant, under fixed noise, and what a wrong text costs
     speak()     what a judge hears in its speech, the voice, the endings
-    gather()    the finished runs of sweep files → data/results/ablations.json: `python -m vox.ablations`
+    recordings(), rebuilt(), difficulty()    the same for an AudioVAE: what it is measured on, what it loses, what it leaves to draw
+    gather()    the finished runs of sweep files → data/results/ablations.json and ablations_vae.json: `python -m vox.ablations`
 
 Notable choices, made before any variant was measured
 - a model that does not speak has nothing to lose, and the differences should show within a minute or two of one core. So the
@@ -13,7 +14,8 @@ Notable choices, made before any variant was measured
   never heard, from one prompt each, and the loss on two utterances joined;
 - texts, recordings, noise of the losses and seeds of the speech are the same for every variant, so differences can be paired;
 - English is left out: in a trial with both languages a third of the Mandarin syllables and four fifths of the English words were
-  wrong after 240 steps.
+  wrong after 240 steps;
+- an AudioVAE is measured on what it returns without noise, as a language model meets it, in voices that nothing was trained on.
 """
 
 import argparse
@@ -29,7 +31,7 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock
 
-from vox import audio, corpus, espeak, feed, flow, metrics, phrases, state
+from vox import audio, corpus, espeak, feed, flow, metrics, phrases, state, vae_loss
 from vox import sweep as sweeps
 from vox.batch import Item, pack
 from vox.files import HOME, cache_folder, read_json, replacing
@@ -43,8 +45,17 @@ SETS = {"short": 24, "long": 16, "cloned": 16, "prompts": 16}  # held-out senten
 TIMES = (0.3, 0.7, 0.95)  # flow times of the losses: 1 is noise
 COLUMNS = ("heard", "errors", "stop", "seconds", "sim")  # of what is kept per sentence
 SENTENCE = ("text", "speaker", "units", "errors on the true recording", "seconds", "sim of the true recording")
-FILES = ("ablations.yaml", "ablations_sampling.yaml", "ablations_more.yaml")
 SAMPLES = 1  # sentences of each set that are kept as sound
+RECORDINGS = 32  # of unseen voices, that an AudioVAE is measured on
+HEARD = {"English": 30, "Mandarin": 8}  # those of them that are kept as sound: short ones
+REBUILT = ("mel", "stoi", "heard", "errors", "pitch")  # of what is kept per recording
+RECORDING = ("text", "language", "units", "errors on the true recording", "seconds")
+ABOUT = {"columns": COLUMNS, "sentence_columns": SENTENCE, "times": TIMES}
+ABOUT_VAE = {"columns": REBUILT, "sentence_columns": RECORDING, "heard": HEARD}
+RESULTS = {  # a file of data/results → its sweep files, and what its columns mean
+    "ablations": (("ablations.yaml", "ablations_sampling.yaml", "ablations_more.yaml"), ABOUT),
+    "ablations_vae": (("vae.yaml",), ABOUT_VAE),
+}
 
 
 # ---- the task --------------------------------------------------------------------------------------------------------
@@ -180,6 +191,69 @@ def sentences(held: dict, judges) -> dict:
     return found
 
 
+# ---- the AudioVAE ----------------------------------------------------------------------------------------------------
+
+
+def recordings() -> list[dict]:
+    """The rows of the corpus "numbers" that an AudioVAE is measured on: both languages, texts and voices that nothing was trained on."""
+    return list(corpus.load("numbers", split="test", hours=0.1).select(range(RECORDINGS)))
+
+
+@torch.inference_mode()
+def rebuilt(vae, rows, judges, out=None) -> dict:
+    """What is left of recordings that went through an AudioVAE without noise: a line per row, its values those of REBUILT.
+
+    They are the mel distance, STOI (None for less than 0.4 s of speech), what a judge hears, its errors, and the share of voiced
+    frames whose pitch stays within half a semitone (None if no frame is voiced). out: a folder for those of HEARD as MP3.
+    Returns {"lines": the lines, "true": a line per row for the recording itself, its values those of RECORDING}.
+    Raises ModuleNotFoundError without the extra "metrics".
+    """
+    truths = [corpus.wav(row, vae.config.sample_rate) for row in rows]
+    wavs = [vae.decode(vae.encode(wav[None, None]))[0, 0, : len(wav)] for wav in truths]
+    found = {"lines": [], "true": []}
+    heard, true_heard = judges.transcribe(wavs), judges.transcribe(truths)
+    for row, wav, truth, ours, theirs in zip(rows, wavs, truths, heard, true_heard, strict=True):
+        lost, (wrong, units) = metrics.reconstruction(wav, truth), metrics.errors(row["text"], ours)
+        stoi = None if lost["stoi"] is None else round(lost["stoi"], 4)
+        found["lines"].append([round(lost["mel"], 4), stoi, ours, wrong, pitch_kept(wav, truth)])
+        found["true"].append([row["text"], row["language"], units, metrics.errors(row["text"], theirs)[0], round(row["seconds"], 2)])
+    for name, k in HEARD.items() if out else ():
+        if k < len(wavs):
+            audio.save(Path(out) / f"{name}.mp3", wavs[k], vae.config.sample_rate)
+    return found
+
+
+def pitch_kept(wav, truth) -> float | None:
+    """The share of the voiced frames of `truth` [N] in which `wav` [N], in step with it, is voiced within half a semitone of it."""
+    true, ours = metrics.pitch(truth), metrics.pitch(wav)
+    voiced = ~true.isnan()
+    near = ((ours / true).log2().abs() < 1 / 24)[voiced]  # NaN, unvoiced, is never near
+    return round(near.float().mean().item(), 4) if voiced.any() else None
+
+
+@torch.inference_mode()
+def difficulty(vae, wavs: list, scale: list[float]) -> dict:
+    """How much latents say of recordings [N], and how much of it a language model has to draw.
+
+    scale: the deviations [D] that the latents had before `fit` made them unit, by which the KL of training is found again.
+    Returns kl (nats per frame, as in the loss; a second has 25 frames), channels (that speak: μ moves more than σ) and
+    surprise: the nats per frame that remain when the frame before is known, ½ log det(1 + R/σ²) with R the covariance of what a linear
+    prediction leaves of μ, counted down to the encoder's own noise. It does not depend on their scale.
+    """
+    mu, logvar = feed.statistics(vae, feed.Waves(wavs, vae.config.sample_rate), 0, len(wavs))  # [D, L]
+    raw = torch.tensor(scale, device=mu.device)[:, None]
+    noise = logvar.exp().mean(1)  # [D]
+    z = ((mu - mu.mean(1, keepdim=True)) / noise.sqrt()[:, None]).double().T  # [L, D], in units of the noise
+    past, now = torch.nn.functional.pad(z[:-1], (0, 1), value=1.0), z[1:]
+    left = now - past @ torch.linalg.lstsq(past, now).solution  # [L - 1, D]
+    surprise = 0.5 * torch.logdet(torch.eye(z.shape[1], dtype=z.dtype) + left.T @ left / len(left))
+    return {
+        "kl": round(vae_loss.kl((mu * raw)[None], (logvar + 2 * raw.log())[None]).item(), 3),
+        "channels": int((mu.var(1) > noise).sum()),
+        "surprise": round(surprise.item(), 3),
+    }
+
+
 # ---- results ---------------------------------------------------------------------------------------------------------
 
 
@@ -188,15 +262,14 @@ def name_of(changes: dict) -> str:
     return ", ".join(f"{field} {str(value).lower() if value is False else value}" for field, value in changes.items()) or "default"
 
 
-def gather(paths, root) -> dict:
+def gather(paths, root, about: dict = ABOUT) -> dict:
     """What the finished runs of sweep files left, with the runs that are missing; and their sounds copied to root/samples.
 
-    Args: paths of sweep files of the notebooks variant and sampling; root, a folder for the sounds.
+    Args: paths of sweep files of the notebooks variant and sampling, or vae; root, a folder for the sounds; about, what the columns mean.
     Returns a tree ready for JSON: about (columns, recipe of the default), sentences, variants and ways (a row per run), missing.
     Raises ValueError if runs were measured on different sentences.
     """
-    tree = {"about": {"columns": COLUMNS, "sentence_columns": SENTENCE, "times": TIMES}, "sentences": None, "variants": [], "ways": []}
-    tree["missing"] = []
+    tree = {"about": dict(about), "sentences": None, "variants": [], "ways": [], "missing": []}
     for path in paths:
         plan = sweeps.read(path)
         for run in plan.runs:
@@ -213,7 +286,8 @@ def gather(paths, root) -> dict:
             if "ways" in found:
                 tree["ways"].append(head | kept)
                 continue
-            kept["history"] = [[row["step"], *(round(row[name], 4) for name in ("diffusion", "stop"))] for row in found["history"]]
+            learnt = [name for name in ("diffusion", "stop", "mel", "kl") if name in found["history"][0]]
+            kept["history"] = [[row["step"], *(round(row[name], 4) for name in learnt)] for row in found["history"]]
             tree["variants"].append(head | kept | {"samples": _samples(Path(run.folder), Path(root), head)})
             if not one["changes"] and "recipe" not in tree["about"]:
                 identity = read_json(Path(run.folder) / "fit/report.json")["identity"]
@@ -247,16 +321,18 @@ def write(path, tree: dict):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m vox.ablations [FILE.yaml …]`: finished runs → data/results/ablations.json and data/results/ablations/samples."""
+    """`python -m vox.ablations [NAME …]`: finished runs → data/results/NAME.json and data/results/NAME/samples, for each of RESULTS."""
     parser = argparse.ArgumentParser(prog="python -m vox.ablations", description="Gather the finished ablation runs for notebook 10.")
-    parser.add_argument("files", nargs="*", default=[HOME / "notebooks/sweeps" / name for name in FILES], help="sweep files")
-    given = parser.parse_args(arguments)
-    tree = gather(given.files, HOME / "data/results/ablations")
-    write(HOME / "data/results/ablations.json", tree)
-    print(
-        f"{len(tree['variants'])} variants, {len(tree['ways'])} sets of ways to sample, {len(tree['missing'])} runs missing",
-        file=sys.stderr,
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to gather, all by default: {', '.join(RESULTS)}")
+    names = parser.parse_args(arguments).names or list(RESULTS)
+    if unknown := sorted(set(names) - set(RESULTS)):
+        parser.error(f"there are no results named {unknown[0]!r}: choose from {', '.join(RESULTS)}")
+    for name in names:
+        files, about = RESULTS[name]
+        tree = gather([HOME / "notebooks/sweeps" / file for file in files], HOME / "data/results" / name, about)
+        write(HOME / f"data/results/{name}.json", tree)
+        counts = f"{len(tree['variants'])} variants, {len(tree['ways'])} sets of ways to sample, {len(tree['missing'])} runs missing"
+        print(f"{name}: {counts}", file=sys.stderr)
     return 0
 
 
