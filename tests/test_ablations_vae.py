@@ -69,7 +69,7 @@ def test_recordings_are_of_unseen_voices_and_texts(rows):
 def test_what_loses_nothing_loses_nothing(rows, tmp_path):
     """mel 0, STOI 1, all pitches kept, the judge's own errors; and half as loud costs what a mel distance says, but no word."""
     found, quiet = (ablations.rebuilt(Same(gain), rows[8:12], judge.load(), tmp_path) for gain in (1.0, 0.5))
-    for (mel, stoi, heard, wrong, pitch), (text, language, units, own, seconds), row in zip(*found.values(), rows[8:12], strict=True):
+    for (mel, stoi, _, wrong, pitch), (text, language, units, own, seconds), row in zip(*found.values(), rows[8:12], strict=True):
         assert mel == 0 and stoi == pytest.approx(1, abs=1e-3) and pitch == 1 and wrong == own
         assert (text, language, seconds) == (row["text"], row["language"], round(row["seconds"], 2)) and units >= 3
     assert all(1 < line[0] < 2.2 and line[4] > 0.99 for line in quiet["lines"])

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks/10_ablations.ipynb"
 SWEEPS = ROOT / "notebooks/sweeps"
 RESULTS = json.loads((ROOT / "data/results/ablations.json").read_text(encoding="utf-8"))
+VAES = json.loads((ROOT / "data/results/ablations_vae.json").read_text(encoding="utf-8"))
+MEASURED_OF_VAES = {"mel distance", "STOI", "units wrong, %", "KL, nats/s", "surprise, nats/s", "channels"}
 
 
 @pytest.fixture
@@ -115,11 +117,11 @@ def test_every_variant_is_asked_about():
     """No run of the sweeps is left out of the questions, and no question is about a variant that no sweep has."""
     asked = set()
     for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
-        if cell.cell_type == "code" and "ask(" in cell.source:
+        if cell.cell_type == "code" and ("ask(" in cell.source or "VAES = " in cell.source):
             for node in ast.walk(ast.parse(cell.source)):
                 asked |= {key.value for key in node.keys if isinstance(key, ast.Constant)} if isinstance(node, ast.Dict) else set()
-    asked = {name for name in asked if not name.startswith(("guidance", "name", "seed"))}
-    planned = {ablations.name_of(run.parameters["changes"]) for file in ("ablations", "ablations_more") for run in plan(file).runs}
+    asked = {name for name in asked if not name.startswith(("guidance", "name", "seed"))} - MEASURED_OF_VAES
+    planned = {ablations.name_of(run.parameters["changes"]) for file in ("ablations", "ablations_more", "vae") for run in plan(file).runs}
     assert planned - {"default"} == asked - {"before its decay"}, asked ^ planned
 
 
@@ -131,6 +133,29 @@ def test_the_explorer_draws_what_it_is_asked(notebook):
     assert len(figure.axes) == 2
     figure, note, sound = notebook.explore(run["name"], 99, "short")
     assert "not run" in note and sound is None
+
+
+def test_the_table_of_vaes_from_raw_rows(notebook):
+    """What is subtracted of an AudioVAE, recomputed from its lines, and the picture of the trade with a row that is not run."""
+    code, units = notebook, sum(line[2] for line in VAES["sentences"])
+    code.MEASURES = {"mel distance": (lambda run: code.over(run, 0), 1), "STOI": (lambda run: code.over(run, 1), -1)}
+    for name in code.VAES:
+        pairs = {}
+        for run in VAES["variants"]:
+            if run["name"] in (name, "default"):
+                mels, stois, _, wrong, _ = zip(*run["lines"], strict=True)
+                pairs.setdefault(run["seed"], {})[run["name"]] = sum(mels) / len(mels), sum(stois) / len(stois), sum(wrong) / units
+        for k, (measure, sign) in enumerate((("mel distance", 1), ("STOI", -1))):
+            expected = {seed: sign * (pair[name][k] - pair["default"][k]) for seed, pair in pairs.items()}
+            assert code.differences(VAES["variants"], name, measure) == pytest.approx(expected)
+    some = [run for run in VAES["variants"] if run["name"] != "vae.latent_dim 4"]
+    (ax,) = code.trade(some, ["default", *code.VAES]).axes
+    drawn = {text.get_text() for text in ax.get_legend().get_texts()}
+    assert "KL weight 0.5" in drawn and "4 channels" not in drawn and len(drawn) == len(code.VAES)
+
+
+def test_recordings_without_a_measure_are_left_out(notebook):
+    assert notebook.over({"lines": [[1.0, None], [3.0, 0.5]]}, 1) == 0.5 and notebook.over({"lines": [[1.0, None], [3.0, 0.5]]}, 0) == 2
 
 
 def test_every_sound_is_there():

@@ -10,5 +10,5 @@ ANSWERS = {
     4: "When the default is already near the worst value, or near the best: then no variant has room to differ, however many seeds there "
     "are. The list of measures with little room left says so (section 2).",
     5: "Two of forty would be clear by chance, so three alone say next to nothing. Believe one if it is far from zero, if another "
-    "measure agrees, or if more seeds confirm it (section 13).",
+    "measure agrees, or if more seeds confirm it (section 14).",
 }
