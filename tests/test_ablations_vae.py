@@ -145,7 +145,8 @@ def test_a_run_is_gathered(tmp_path, monkeypatch):
     monkeypatch.setenv("VOX_BUDGET", "4")
     monkeypatch.setenv("VOX_HOME", str(tmp_path))
     file = tmp_path / "few.yaml"
-    file.write_text(f"notebook: {SWEEPS / 'vae.ipynb'}\nlist: [{{changes: {{}}}}, {{changes: {{vae.latent_dim: 4}}}}]\n", encoding="utf-8")
+    variants = "[{changes: {}, seed: 0}, {changes: {vae.latent_dim: 4}, seed: 0}]"
+    file.write_text(f"notebook: {SWEEPS / 'vae.ipynb'}\nlist: {variants}\n", encoding="utf-8")
     first = sweep.read(file).runs[0]
     settings = dict(cwd=str(SWEEPS), kernel_name="python3", progress_bar=False, execution_timeout=600)
     given = first.parameters | {"out": first.folder}
@@ -164,6 +165,28 @@ def test_unknown_results_are_refused(capsys):
     with pytest.raises(SystemExit):
         ablations.main(["ablation"])
     assert "no results named 'ablation': choose from ablations, ablations_vae" in capsys.readouterr().err
+
+
+def test_main_writes_what_is_done_and_leaves_the_rest(tmp_path, monkeypatch, capsys):
+    """One result has a finished run and is written where it belongs; the other has none, and its file stays as it is."""
+    monkeypatch.setattr(ablations, "HOME", tmp_path)
+    monkeypatch.setenv("VOX_HOME", str(tmp_path))
+    results = tmp_path / "data/results"
+    files.write_json(results / "ablations_vae.json", {"kept": True})
+    monkeypatch.setattr(ablations, "RESULTS", {name: ((f"{name}.yaml",), {}) for name in ("ablations", "ablations_vae")})
+    for name in ablations.RESULTS:
+        file = tmp_path / f"notebooks/sweeps/{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"notebook: {SWEEPS / 'vae.ipynb'}\nlist: [{{changes: {{vae.latent_dim: 4}}, seed: 0}}]\n", encoding="utf-8")
+    (run,) = sweep.read(tmp_path / "notebooks/sweeps/ablations.yaml").runs
+    done = {"sentences": [["one"]], "lines": [[4.5]], "history": [{"step": 1, "mel": 9.0, "kl": 40.0}], "changes": {}}
+    files.write_json(Path(run.folder) / "metrics.json", done)
+    assert ablations.main([]) == 0
+    written = files.read_json(results / "ablations.json")
+    assert written["variants"][0]["lines"] == [[4.5]] and written["variants"][0]["history"] == [[1, 9.0, 40.0]]
+    assert files.read_json(results / "ablations_vae.json") == {"kept": True}
+    said = capsys.readouterr().err
+    assert "ablations: 1 variants" in said and "ablations_vae: none of the 1 runs is done here" in said
 
 
 # ---- the results -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import vox
-from vox import files, vae, vae_loss
+from vox import ablations, files, vae, vae_loss
 from vox.config import VAEConfig
 from vox.exercises import Exercises
 
@@ -137,6 +137,47 @@ def test_explorers_draw_every_corner(code):
         figure, html, speech = code.draw_traversal(0, shift)
         assert isinstance(figure, Figure) and isinstance(speech, vox.Speech) and len(speech.wav) == 640 * 12
         assert html.startswith("mel distance to the plain one 0.00") == (shift == 0)
+
+
+@pytest.fixture
+def swept(code):
+    """The notebook with the committed sweep as its cells leave it."""
+    code.sweep = files.read_json(files.HOME / "data/results/ablations_vae.json")
+    code.stored, code.usual = files.HOME / "data/results/ablations_vae/samples", code.sweep["about"]["recipe"]
+    code.test = ablations.recordings()
+    code.swept = {(code.titled(run), run["seed"]): run for run in code.sweep["variants"]}
+    return code
+
+
+def test_a_run_of_the_sweep_is_named_by_what_it_has(swept):
+    assert swept.titled({"changes": {}}) == "KL weight 5e-05, 16 channels"
+    assert swept.titled({"changes": {"vae_train.kl": 0.0}}) == "KL weight 0, 16 channels"
+    assert swept.titled({"changes": {"vae.latent_dim": 4}}) == "KL weight 5e-05, 4 channels"
+    assert len(swept.swept) == len(swept.sweep["variants"]), "two runs have one name"
+
+
+def test_the_sweeps_explorer_draws_every_corner(swept):
+    """Picture, note and sound of every run; the sound is the variant's, its numbers stand before the default's."""
+    default = swept.titled({"changes": {}})
+    for (variant, seed), run in swept.swept.items():
+        for recording, number in swept.sweep["about"]["heard"].items():
+            figure, note, speech = swept.draw_sweep(variant, seed, recording)
+            assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes][0] == variant
+            ours, *theirs = note.split("<br>")
+            assert ours.startswith(f"<b>{variant}</b>") and f"mel distance {run['lines'][number][0]:.2f}, heard" in ours
+            assert f"{run['channels']} channels speak" in ours and (variant == default or theirs[0].startswith(f"<b>{default}</b>"))
+            wav = vox.audio.load(swept.stored / run["samples"][recording], 16000)
+            assert torch.equal(speech.wav, wav) and abs(len(wav) / 16000 - swept.sweep["sentences"][number][4]) < 0.2
+
+
+def test_a_run_that_is_not_there_is_said_to_be_missing(swept):
+    figure, note, speech = swept.draw_sweep("KL weight 0.5, 16 channels", 99, "English")
+    assert "was not run with seed 99" in note and speech is None and not figure.axes
+
+
+def test_facts_of_a_run(swept):
+    run = {"lines": [[4.0, 0.5, "", 3, 0.0], [5.0, 0.7, "", 3, 0.0]], "kl": 2.0, "channels": 7}
+    assert swept.facts(run) == "mel distance 4.50, STOI 0.60, 50 nats a second, 7 channels speak"
 
 
 def test_pitches_of_rebuilt_speech(code, monkeypatch):

@@ -321,7 +321,10 @@ def write(path, tree: dict):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m vox.ablations [NAME …]`: finished runs → data/results/NAME.json and data/results/NAME/samples, for each of RESULTS."""
+    """`python -m vox.ablations [NAME …]`: finished runs → data/results/NAME.json and data/results/NAME/samples, for each of RESULTS.
+
+    Where none of a sweep's runs is done on this machine, its stored results are left alone.
+    """
     parser = argparse.ArgumentParser(prog="python -m vox.ablations", description="Gather the finished ablation runs for notebook 10.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to gather, all by default: {', '.join(RESULTS)}")
     names = parser.parse_args(arguments).names or list(RESULTS)
@@ -330,6 +333,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         files, about = RESULTS[name]
         tree = gather([HOME / "notebooks/sweeps" / file for file in files], HOME / "data/results" / name, about)
+        if not tree["variants"] and not tree["ways"]:
+            print(f"{name}: none of the {len(tree['missing'])} runs is done here; what is stored stays", file=sys.stderr)
+            continue
         write(HOME / f"data/results/{name}.json", tree)
         counts = f"{len(tree['variants'])} variants, {len(tree['ways'])} sets of ways to sample, {len(tree['missing'])} runs missing"
         print(f"{name}: {counts}", file=sys.stderr)
