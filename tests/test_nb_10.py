@@ -20,7 +20,7 @@ NOTEBOOK = ROOT / "notebooks/10_ablations.ipynb"
 SWEEPS = ROOT / "notebooks/sweeps"
 RESULTS = json.loads((ROOT / "data/results/ablations.json").read_text(encoding="utf-8"))
 VAES = json.loads((ROOT / "data/results/ablations_vae.json").read_text(encoding="utf-8"))
-MEASURED_OF_VAES = {"mel distance", "STOI", "units wrong, %", "KL, nats/s", "surprise, nats/s", "channels"}
+MEASURED_OF_VAES = {"mel dist.", "STOI", "errors, %", "KL, nats/s", "surprise", "channels"}
 
 
 @pytest.fixture
@@ -138,14 +138,14 @@ def test_the_explorer_draws_what_it_is_asked(notebook):
 def test_the_table_of_vaes_from_raw_rows(notebook):
     """What is subtracted of an AudioVAE, recomputed from its lines, and the picture of the trade with a row that is not run."""
     code = notebook
-    code.MEASURES = {"mel distance": (lambda run: code.over(run, 0), 1), "STOI": (lambda run: code.over(run, 1), -1)}
+    code.MEASURES = {"mel dist.": (lambda run: code.over(run, 0), 1), "STOI": (lambda run: code.over(run, 1), -1)}
     for name in code.VAES:
         pairs = {}
         for run in VAES["variants"]:
             if run["name"] in (name, "default"):
                 mels, stois, *_ = zip(*run["lines"], strict=True)
                 pairs.setdefault(run["seed"], {})[run["name"]] = sum(mels) / len(mels), sum(stois) / len(stois)
-        for k, (measure, sign) in enumerate((("mel distance", 1), ("STOI", -1))):
+        for k, (measure, sign) in enumerate((("mel dist.", 1), ("STOI", -1))):
             expected = {seed: sign * (pair[name][k] - pair["default"][k]) for seed, pair in pairs.items() if len(pair) == 2}
             assert code.differences(VAES["variants"], name, measure) == pytest.approx(expected)
     some = [run for run in VAES["variants"] if run["name"] != "vae.latent_dim 4"]
