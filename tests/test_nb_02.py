@@ -175,6 +175,18 @@ def test_a_run_that_is_not_there_is_said_to_be_missing(swept):
     assert "was not run with seed 99" in note and speech is None and not figure.axes
 
 
+def test_the_text_says_what_the_sweep_found(swept):
+    """Words of section 15 on the table that it prints, of seed 0."""
+    found = {setting: run for run in swept.sweep["variants"] if run["seed"] == 0 for setting in [swept.setting(run)]}
+    mean = lambda setting, k: sum(line[k] for line in found[setting]["lines"]) / len(found[setting]["lines"])  # noqa: E731
+    usual, heavy, hum, wide, narrow = (5e-5, 16), (0.05, 16), (0.5, 16), (5e-5, 32), (5e-5, 4)
+    assert [found[setting]["channels"] for setting in (usual, heavy, hum, wide, narrow)] == [16, 16, 0, 32, 4]
+    assert found[heavy]["kl"] < found[usual]["kl"] and mean(heavy, 0) < mean(usual, 0) + 0.05
+    assert mean(hum, 0) > mean(usual, 0) + 0.3 and abs(mean(hum, 1) - mean(usual, 1)) < 0.01
+    assert 1.9 < found[wide]["kl"] / found[usual]["kl"] < 2.2 and mean(wide, 0) > mean(usual, 0) - 0.05
+    assert mean(narrow, 0) > mean(usual, 0) + 0.1
+
+
 def test_facts_of_a_run(swept):
     run = {"lines": [[4.0, 0.5, "", 3, 0.0], [5.0, 0.7, "", 3, 0.0]], "kl": 2.0, "channels": 7}
     assert swept.facts(run) == "mel distance 4.50, STOI 0.60, 50 nats a second, 7 channels speak"
