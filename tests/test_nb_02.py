@@ -185,6 +185,13 @@ def test_the_text_says_what_the_sweep_found(swept):
     assert mean(hum, 0) > mean(usual, 0) + 0.3 and abs(mean(hum, 1) - mean(usual, 1)) < 0.01
     assert 1.9 < found[wide]["kl"] / found[usual]["kl"] < 2.2 and mean(wide, 0) > mean(usual, 0) - 0.05
     assert mean(narrow, 0) > mean(usual, 0) + 0.1
+    worse = {name: [] for name in ("KL weight 0.5, 16 channels", "KL weight 5e-05, 4 channels")}
+    for (title, seed), run in swept.swept.items():
+        if title in worse:
+            default = swept.swept[swept.titled({"changes": {}}), seed]
+            worse[title].append([sum(line[k] for line in run["lines"]) - sum(line[k] for line in default["lines"]) for k in (0, 1)])
+    assert all(mel > 0 for pairs in worse.values() for mel, _ in pairs)
+    assert any(stoi > 0 for _, stoi in worse["KL weight 0.5, 16 channels"][1:])
 
 
 def test_facts_of_a_run(swept):
