@@ -159,11 +159,13 @@ def line_up(k: int, prompts, voices) -> dict[str, torch.Tensor]:
     return {prompts[j]["speaker"]: voices[j] for j in (k, *picked)}
 
 
-def vae(model, judges, count=100, hours=0.5, **_):
-    """Recordings of unseen voices through the AudioVAE, and through Opus at about 6 and 12 kbit/s."""
-    pool = list(corpus.load("numbers", "test", hours=hours))
-    rows = [row for language in LANGUAGES for row in [row for row in pool if row["language"] == language][:count]]
+def vae(model, judges, count=100, hours=POOL, **_):
+    """Recordings of unseen voices through the AudioVAE, and through Opus at about 6 and 12 kbit/s. Candidates are those of `clone`."""
+    rows, prompts = pick("test", count, hours)
+    embedded = judges.embed([corpus.wav(row) for row in prompts])
+    candidates = [line_up(k, prompts, embedded) for k in range(len(rows))]
     truths, result = [corpus.wav(row) for row in rows], {}
+    true_voices = judges.embed(truths)
     heard = judges.transcribe(truths)
     true_errors = [metrics.errors(row["text"], text)[0] for row, text in zip(rows, heard, strict=True)]
     rate = model.config.vae.sample_rate
@@ -183,6 +185,11 @@ def vae(model, judges, count=100, hours=0.5, **_):
             rates += [kbit] if kbit else []
             measures.append(metrics.reconstruction(wav, truth[: len(wav)]))
         result[name] = _lost(rows, judges.transcribe(wavs), true_errors)
+        result[name]["identified"] = {}
+        for kind, voices in (("speech", judges.embed(wavs)), ("true", true_voices)):
+            named = [metrics.identify(voice[None], line)[0] for voice, line in zip(voices, candidates, strict=True)]
+            right = [guess == row["speaker"] for guess, row in zip(named, rows, strict=True)]
+            result[name]["identified"][kind] = list(intervals.share(right))
         for measure in measures[0]:
             values = [line[measure] for line in measures if line[measure] is not None]
             if values:
