@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from vox import official
 from vox.config import Config, TransformerConfig, VAEConfig
-from vox.official import load
+from vox.official import load, load_vae
 from vox.voxcpm import VoxCPM
 
 
@@ -94,6 +94,17 @@ def test_weights_stored_in_16_bits_come_back_to_the_models_own(folder, tmp_path)
         next(model.parameters()).view(-1)[0] = 1e5  # finite, but not in 16 bits
     with pytest.raises(ValueError, match="not finite"):
         model.save(tmp_path, half=True)
+
+
+def test_an_audiovae_loads_without_its_language_models(copy, folder):
+    (copy / "model.safetensors").unlink()
+    vae = load_vae(copy, device="cpu")
+    assert not vae.training
+    for name, value in load(folder, device="cpu").vae.state_dict().items():
+        assert torch.equal(vae.state_dict()[name], value), name
+    (copy / "audiovae.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="audiovae.safetensors"):
+        load_vae(copy, device="cpu")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "audiovae.safetensors"])

@@ -215,10 +215,15 @@ def read_weights(folder: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     file, tensors = read_tensors(folder, MODEL_FILES)
     model = {our_name(name): tensor for name, tensor in tensors.items() if not name.startswith("audio_vae.")}
     _fit(file, model, {name: tensor for name, tensor in wanted.items() if not name.startswith("vae.")}, released_name)
+    vae = read_vae(folder, {name.removeprefix("vae."): tensor for name, tensor in wanted.items() if name.startswith("vae.")})
+    return model | {f"vae.{name}": tensor for name, tensor in vae.items()}
+
+
+def read_vae(folder: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The AudioVAE's weights of a folder; `wanted` and errors as for `read_weights`."""
     file, tensors = read_tensors(folder, VAE_FILES)
-    vae = {f"vae.{name}": tensor for name, tensor in tensors.items()}
-    _fit(file, vae, {name: tensor for name, tensor in wanted.items() if name.startswith("vae.")}, lambda name: name.removeprefix("vae."))
-    return model | vae
+    _fit(file, tensors, wanted, str)
+    return tensors
 
 
 def _fit(file, weights, wanted, name_in_file):
