@@ -248,12 +248,7 @@ def write(folder, config: Config, weights: dict[str, Tensor], tokenizer, half: b
     """
     folder = Path(folder)
     dtype = next(tensor.dtype for name, tensor in weights.items() if not name.startswith("vae."))
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    if half:
-        weights = {name: tensor.half() for name, tensor in weights.items()}
-    bad = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
-    if bad:
-        raise ValueError(f"weight {bad} holds values that are not finite; nothing was written to {folder}")
+    weights = _storable(folder, weights, half)
     vae = {name.removeprefix("vae."): tensor for name, tensor in weights.items() if name.startswith("vae.")}
     model = {released_name(name): tensor for name, tensor in weights.items() if not name.startswith("vae.")}
     for name, differing in (("locenc", config.locenc), ("locdit", config.locdit)):
@@ -274,3 +269,22 @@ def write(folder, config: Config, weights: dict[str, Tensor], tokenizer, half: b
         with replacing(folder / name) as aside:
             save_file(tensors, aside)
     write_json(folder / "config.json", tree)
+
+
+def write_vae(folder, config: Config, vae, half: bool = False):
+    """Write the part of a model folder that `vox.load_vae` reads: config.json, and an AudioVAE of config.vae. Args, errors: see `write`."""
+    folder = Path(folder)
+    weights = _storable(folder, vae.state_dict(), half)
+    with replacing(folder / VAE_FILES[0]) as aside:
+        save_file(weights, aside)
+    write_json(folder / "config.json", released_config(config, torch.float32))
+
+
+def _storable(folder, weights, half):
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    if half:
+        weights = {name: tensor.half() for name, tensor in weights.items()}
+    bad = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
+    if bad:
+        raise ValueError(f"weight {bad} holds values that are not finite; nothing was written to {folder}")
+    return weights
