@@ -45,7 +45,7 @@ run: .venv/lab.done
 tiny: OUT = runs/tiny
 tiny: .venv/lab.done
 	@mkdir -p $(OUT)_vae $(OUT)_words $(OUT)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae/12_scale.ipynb -p preset tiny -p hours 4 -p vae_steps 0 -p steps 1 -p out $(OUT)_vae $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae/12_scale.ipynb -p preset tiny -p hours 4 -p vae_steps 0 -p vae_only True -p out $(OUT)_vae $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_words/12_scale.ipynb -p preset tiny -p corpus words -p hours 1.5 \
 	    -y 'changes: {flow.t_mean: 1.0, train.steps: 4000, train.decay: 1111, train.join: 0.0}' -p steps 0 -p vae $(OUT)_vae/model -p out $(OUT)_words $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p hours 2.5 -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 import vox
-from vox import feed, flow
-from vox.batch import Item, pack
+from vox import ablations
+from vox.batch import Item
 from vox.files import HOME, write_json
 from vox.provenance import machine
 from vox.text import CharTokenizer
@@ -39,29 +39,11 @@ EVERY = 200  # steps between two measurements
 TIME = 0.95
 
 
-def items(model, rows) -> list[Item]:
-    """Held-out utterances of a dataset, encoded by the model's AudioVAE."""
-    return [
-        Item(torch.tensor(model.tokenizer.encode(row["text"])), feed.encode(model.vae, [vox.corpus.wav(row)], model.config.patch, 0)[0][0])
-        for row in rows
-    ]
-
-
-@torch.inference_mode()
-def loss(model, held: list[Item]) -> float:
-    """The flow-matching loss at t = `TIME`, the same noise at every call."""
-    batch = pack(held, model.config.patch, model.config.max_length)
-    noise = flow.draw(batch.patches, model.config.patch, model.config.vae.latent_dim, model.config.flow, feed.generator("reading"))
-    draw = flow.Draw(torch.full_like(noise.t, TIME), noise.noise, torch.ones_like(noise.keep))
-    return model(batch, draw).diffusion.item()
-
-
 def gap(model, held: dict[str, list[Item]]) -> dict:
     """{right, other, gap}, means over the languages."""
     losses = []
-    for items in held.values():
-        swapped = [Item(other.text, item.latents) for item, other in zip(items, [*items[1:], items[0]], strict=True)]
-        losses.append((loss(model, items), loss(model, swapped)))
+    for own in held.values():
+        losses.append([ablations.loss(model, some, TIME, "reading") for some in (own, ablations.swapped(own))])
     right, other = (sum(values) / len(values) for values in zip(*losses, strict=True))
     return {"right": round(right, 4), "other": round(other, 4), "gap": round(other - right, 4)}
 
@@ -72,7 +54,7 @@ def learn(changes: dict, codec, seconds: float) -> list[dict]:
     config = vox.preset("tiny").replace(vae=codec.config, **(BASE | changes))
     torch.manual_seed(0)
     model = vox.VoxCPM(config, vae=codec, tokenizer=CharTokenizer.learn(data["text"], config.vocab))
-    held = {name: items(model, [row for row in rows if row["language"] == name]) for name in vox.corpus.LANGUAGES}
+    held = {name: ablations.items(model, [row for row in rows if row["language"] == name]) for name in vox.corpus.LANGUAGES}
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         while not measured or measured[-1]["seconds"] < seconds:

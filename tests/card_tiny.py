@@ -20,6 +20,7 @@ MEASURES = {  # how a figure is called and written
     "pesq": ("PESQ-WB", PLAIN),
     "si_sdr": ("SI-SDR, dB", PLAIN),
     "mel": ("multi-scale mel distance", PLAIN),
+    "pitch": ("voiced frames that keep their pitch", PERCENT),
     "kbit_per_second": ("kbit/s, without the container", PLAIN),
 }
 TITLES = {

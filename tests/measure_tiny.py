@@ -159,30 +159,37 @@ def line_up(k: int, prompts, voices) -> dict[str, torch.Tensor]:
     return {prompts[j]["speaker"]: voices[j] for j in (k, *picked)}
 
 
-def vae(model, judges, count=100, hours=0.5, **_):
-    """Recordings of unseen voices through the AudioVAE, and through Opus at about 6 and 12 kbit/s."""
-    pool = list(corpus.load("numbers", "test", hours=hours))
-    rows = [row for language in LANGUAGES for row in [row for row in pool if row["language"] == language][:count]]
+def vae(codec, judges, count=100, hours=POOL, **_):
+    """Recordings of unseen voices through the AudioVAE, and through Opus at about 6 and 12 kbit/s. Candidates are those of `clone`."""
+    rows, prompts = pick("test", count, hours)
+    embedded = judges.embed([corpus.wav(row) for row in prompts])
+    candidates = [line_up(k, prompts, embedded) for k in range(len(rows))]
     truths, result = [corpus.wav(row) for row in rows], {}
+    true_voices = judges.embed(truths)
     heard = judges.transcribe(truths)
     true_errors = [metrics.errors(row["text"], text)[0] for row, text in zip(rows, heard, strict=True)]
-    rate = model.config.vae.sample_rate
+    rate, device = codec.config.sample_rate, next(codec.parameters()).device
 
     def vocode(row, truth):
         wav = corpus.wav(row, rate)
         with torch.inference_mode():
-            decoded = model.vae.decode(model.vae.encode(wav[None, None].to(model.device)))[0, 0, : len(wav)].cpu()
+            decoded = codec.decode(codec.encode(wav[None, None].to(device)))[0, 0, : len(wav)].cpu()
         return audio.resample(decoded, rate, metrics.SAMPLE_RATE)[: len(truth)], None
 
     codecs = {"AudioVAE": vocode} | {f"Opus {n}": lambda row, truth, n=n: opus(truth, n) for n in (6, 12)}
-    for name, codec in codecs.items():
+    for name, through in codecs.items():
         wavs, rates, measures = [], [], []
         for row, truth in tqdm(list(zip(rows, truths, strict=True)), desc=name, unit="recording", file=sys.stderr):
-            wav, kbit = codec(row, truth)
+            wav, kbit = through(row, truth)
             wavs.append(wav)
             rates += [kbit] if kbit else []
             measures.append(metrics.reconstruction(wav, truth[: len(wav)]))
         result[name] = _lost(rows, judges.transcribe(wavs), true_errors)
+        result[name]["identified"] = {}
+        for kind, voices in (("speech", judges.embed(wavs)), ("true", true_voices)):
+            named = [metrics.identify(voice[None], line)[0] for voice, line in zip(voices, candidates, strict=True)]
+            right = [guess == row["speaker"] for guess, row in zip(named, rows, strict=True)]
+            result[name]["identified"][kind] = list(intervals.share(right))
         for measure in measures[0]:
             values = [line[measure] for line in measures if line[measure] is not None]
             if values:
@@ -277,11 +284,11 @@ def measure(folder, out, parts=(), judges=None, command="", **given) -> dict:
     """
     out, which = Path(out), weights(folder)
     results = read_json(out) if out.exists() else {}
-    model, judges = None, judges or judge.load()
+    judges = judges or judge.load()
     for name in parts or missing(results, which, given):
         if name in NEEDS and not given.get(NEEDS[name]):
             raise ValueError(f"part {name} needs --{NEEDS[name].replace('folders', 'legs')}")
-        model = model or vox.load(folder)
+        model = vox.load_vae(folder) if name == "vae" else vox.load(folder)
         began, used = time.perf_counter(), time.process_time()
         figures = PARTS[name](model, judges, **given)
         results[name] = {

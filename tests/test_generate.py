@@ -147,7 +147,7 @@ def test_global_random_state_is_left_alone(model):
 
 def test_options_matter(model):
     base = model.generate("one", seed=4, max_seconds=0.02).latents
-    for option in (dict(cfg=3.0), dict(steps=20), dict(temperature=0.5)):
+    for option in (dict(cfg=3.0), dict(steps=20), dict(temperature=0.5), dict(sway=0.0), dict(zero_star=False)):
         assert figure(model.generate("one", seed=4, max_seconds=0.02, **option).latents, base) > 1e-3, option
     still = [model.generate("one", seed=seed, max_seconds=0.02, temperature=0.0).latents for seed in (1, 2)]
     assert torch.equal(*still), "without temperature there is nothing to draw"
@@ -264,6 +264,9 @@ def test_prompt_from_file_and_from_speech(model, prompt, tmp_path):
         (dict(text="one", attempts=0), "attempts"),
         (dict(text="one", temperature=-1.0), "temperature"),
         (dict(text="one", cfg=float("nan")), "cfg"),
+        (dict(text="one", sway=-1.1), "sway"),
+        (dict(text="one", sway=1.8), "sway"),
+        (dict(text="one", sway=float("nan")), "sway"),
         (dict(text=["one", "two"], prompt_wav=[torch.ones(200)], prompt_text=["one"]), "lists of 2"),
         (dict(text=["one", "two"], prompt_wav=torch.ones(200), prompt_text=["one", "one"]), "lists of 2"),
         (dict(text=["one", "two"], prompt_wav=[torch.ones(200), None], prompt_text=["one", "two"]), "prompt_wav"),

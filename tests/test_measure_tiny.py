@@ -1,6 +1,8 @@
 """The shipped model's measurement: parts resume and are written whole, and the card says what was measured. And what ships is sound."""
 
+import functools
 import os
+import shutil
 
 import card_tiny
 import measure_tiny
@@ -79,6 +81,19 @@ def test_clone_on_a_small_model(folder, monkeypatch):
     assert figures["cloned"]["error_rate cmn"]["speech"][3] == 2
     assert {"speech", "true", "below"} == figures["cloned"]["identified"].keys()
     assert 0 < figures["chance"] <= 1
+
+
+def test_an_audiovae_is_measured_without_language_models(folder, tmp_path):
+    copy = tmp_path / "vae"
+    shutil.copytree(folder, copy)
+    (copy / "model.safetensors").unlink()
+    part = functools.partial(measure_tiny.vae, count=2, hours=0.05)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(measure_tiny.PARTS, "vae", part)
+        figures = measure_tiny.measure(copy, tmp_path / "vae.json", ["vae"], judges=Nods())["vae"]["figures"]
+    assert {"AudioVAE", "Opus 6", "Opus 12"} == figures.keys()
+    for codec in figures.values():
+        assert codec["identified"]["speech"][3] == 4 and 0 <= codec["pitch"]["speech"][0] <= 1
 
 
 speak = measure_tiny.speak

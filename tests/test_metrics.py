@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import torchaudio
 
 from vox import corpus, espeak, intervals, metrics
 from vox.audio import Speech
@@ -193,7 +195,11 @@ def test_reconstruction(voice):
     good, bad = (metrics.reconstruction(voice + noise * voice.norm() / noise.norm() / 10 ** (db / 20), voice) for db in (30, 5))
     assert good["si_sdr"] == pytest.approx(30, abs=0.01) and bad["si_sdr"] == pytest.approx(5, abs=0.01)
     assert 1 >= good["stoi"] > bad["stoi"] and good["mel"] < bad["mel"]
-    assert metrics.reconstruction(voice, voice)["mel"] == 0
+    same = metrics.reconstruction(voice, voice)
+    assert same["mel"] == 0 and same["pitch"] == 1
+    faster = torchaudio.functional.resample(voice, RATE, round(RATE / 1.1))
+    higher = metrics.reconstruction(F.pad(faster, (0, len(voice) - len(faster))), voice)
+    assert higher["pitch"] < 0.1 and metrics.reconstruction(voice, torch.zeros_like(voice))["pitch"] is None
     with pytest.raises(ValueError, match="one length"):
         metrics.reconstruction(voice[1:], voice)
 

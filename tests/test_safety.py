@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vox import official
+from vox import layout, official
 from vox.config import Config, TransformerConfig, VAEConfig
-from vox.official import load
+from vox.official import load, load_vae
 from vox.voxcpm import VoxCPM
 
 
@@ -94,6 +94,24 @@ def test_weights_stored_in_16_bits_come_back_to_the_models_own(folder, tmp_path)
         next(model.parameters()).view(-1)[0] = 1e5  # finite, but not in 16 bits
     with pytest.raises(ValueError, match="not finite"):
         model.save(tmp_path, half=True)
+
+
+def test_an_audiovae_loads_without_its_language_models(copy, folder, tmp_path):
+    (copy / "model.safetensors").unlink()
+    vae = load_vae(copy, device="cpu")
+    assert not vae.training
+    for name, value in load(folder, device="cpu").vae.state_dict().items():
+        assert torch.equal(vae.state_dict()[name], value), name
+    layout.write_vae(tmp_path / "alone", load(folder, device="cpu").config, vae)
+    again = load_vae(tmp_path / "alone", device="cpu")
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in vae.state_dict().items())
+    (copy / "audiovae.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="audiovae.safetensors"):
+        load_vae(copy, device="cpu")
+    vae.decoder.model[0].bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        layout.write_vae(tmp_path / "alone", load(folder, device="cpu").config, vae)
+    assert load_vae(tmp_path / "alone", device="cpu")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "audiovae.safetensors"])

@@ -132,7 +132,11 @@ def test_a_start_must_fit(tmp_path):
     config = preset("nano").replace(**{"tslm.layers": 2})
     VoxCPM(config, tokenizer=CharTokenizer.learn(["one"], config.vocab)).save(tmp_path / "other")
     other = str(tmp_path / "other")
-    for wrong, message in (({"vae": other}, "give one of them"), ({}, "other holds another model: give the preset and the changes")):
+    for wrong, message in (
+        ({"vae": other}, "give one of them"),
+        ({"vae_only": True}, "give vae_start to train it on"),
+        ({}, "other holds another model: give the preset and the changes"),
+    ):
         status, complaint = ended(start(tmp_path / "out", start=other, **wrong))
         assert status and message in complaint
         assert not (tmp_path / "out" / "voxcpm").exists()
@@ -142,8 +146,10 @@ def test_a_start_must_fit(tmp_path):
 @pytest.mark.notebook
 def test_an_audio_vae_may_be_trained_on_with_more_channels(tmp_path):
     few = {"vae.latent_dim": 4}
-    status, complaint = ended(start(tmp_path / "first", changes=few, vae_steps=2, steps=1))
+    status, complaint = ended(start(tmp_path / "first", changes=few, vae_steps=2, vae_only=True))
     assert status == 0, complaint
+    assert sorted(path.name for path in (tmp_path / "first/model").iterdir()) == ["audiovae.safetensors", "config.json"]
+    assert json.loads((tmp_path / "first/metrics.json").read_text())["finished"]
     more = {"vae.latent_dim": 6, "vae_train.waveform": 1.0}
     status, complaint = ended(start(tmp_path / "second", changes=more, vae_steps=2, steps=1, vae_start=str(tmp_path / "first/model")))
     assert status == 0, complaint

@@ -1,5 +1,5 @@
-"""Exercises of all lessons: each is set in its notebook, its solution passes its own check, nearly right answers do not, and the five
-questions at the end are answered. The nearly right answers stand with the other tests of a notebook, in `WRONG`."""
+"""Exercises of all lessons: each is set in its notebook, its solution passes its own check, nearly right answers do not. The nearly right
+answers stand with the other tests of a notebook, in `WRONG`. And of the whole course: the five questions at the end are answered."""
 
 import contextlib
 import importlib
@@ -9,7 +9,7 @@ import re
 import nbformat
 import pytest
 import torch
-from test_notebooks import LESSONS
+from test_notebooks import COURSE, FOOTER, LESSONS
 
 from vox.exercises import Exercises
 
@@ -42,8 +42,20 @@ def test_a_nearly_right_answer_is_not_yet_right(name, k, answer, word):
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_every_exercise_is_set_and_tried_and_every_question_answered(path):
+def test_every_exercise_is_set_and_tried(path):
     exercises, source = ALL[path.stem], "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     assert exercises.numbers == sorted(WRONG[path.stem]) and len(exercises) >= 4
     assert sorted({int(k) for k in re.findall(r"ex\.check\((\d+), ", source)}) == exercises.numbers
-    assert len(exercises.module.ANSWERS) == 5
+
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
+def test_five_questions_are_answered_where_the_answers_say(path):
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    questions = cells[-1].partition(FOOTER[-1])[2]
+    sections = set(re.findall(r"^## (\d+) · ", "\n".join(cells), re.M))
+    answers = Exercises(path.stem).module.ANSWERS
+    assert isinstance(answers, tuple) and len(answers) == len(re.findall(r"^\d\. ", questions, re.M)) == 5
+    assert f"Answers: [solutions/{path.stem}.py](solutions/{path.stem}.py)." in questions
+    for answer in answers:
+        named = set(re.findall(r"\d+", " ".join(re.findall(r"\bsections? (\d+(?:(?:, | and )\d+)*)", answer))))
+        assert named and named <= sections, f"sections {sorted(named - sections)} are not there, or none is named: {answer}"

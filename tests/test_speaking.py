@@ -77,8 +77,9 @@ def test_rows_leave_the_loop(model, monkeypatch):
 
 @pytest.mark.parametrize("prompt", [(None, None), (voice(5.5), "three")], ids=["free", "prompt"])
 def test_stream_equals_generate(model, prompt):
-    whole = model.generate("two hundred", *prompt, seed=3, attempts=1)
-    chunks = list(model.stream("two hundred", *prompt, seed=3))
+    knobs = dict(seed=3, cfg=3.0, steps=5, temperature=0.9, sway=0.0, zero_star=False)
+    whole = model.generate("two hundred", *prompt, attempts=1, **knobs)
+    chunks = list(model.stream("two hundred", *prompt, **knobs))
     assert len(chunks) == whole.stats["patches"] >= 4, "one patch at a time"
     assert figure(torch.cat([chunk.wav for chunk in chunks]), whole.wav) <= 1e-5
     assert figure(torch.cat([chunk.latents for chunk in chunks]), whole.latents) <= 1e-5
@@ -102,7 +103,7 @@ def test_stream_is_lazy_and_refuses_at_once(model):
     assert len(first.wav) == SAMPLES and first.sample_rate == 8000
     chunks.close()
     assert not model.training
-    for arguments in (dict(text=""), dict(text="one", steps=0), dict(text="one", prompt_text="two"), dict(text=["one"])):
+    for arguments in (dict(text=""), dict(text="one", sway=2.0), dict(text="one", prompt_text="two"), dict(text=["one"])):
         with pytest.raises(ValueError):
             model.stream(**arguments)
 

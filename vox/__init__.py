@@ -10,7 +10,15 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOME = {"AudioVAE": "vae", "Config": "config", "Speech": "audio", "VoxCPM": "voxcpm", "load": "official", "preset": "config"}
+_HOME = {
+    "AudioVAE": "vae",
+    "Config": "config",
+    "Speech": "audio",
+    "VoxCPM": "voxcpm",
+    "load": "official",
+    "load_vae": "official",
+    "preset": "config",
+}
 _MODULES = ("audio", "config", "corpus", "fast", "files", "flow", "judge", "layout", "metrics", "plots", "train", "vae_loss")
 __all__ = [*_HOME, *_MODULES]
 

@@ -117,16 +117,21 @@ def items(model, rows) -> list[Item]:
     return [Item(torch.tensor(model.tokenizer.encode(row["text"])), z) for row, (z, _) in zip(rows, latents, strict=True)]
 
 
+def swapped(held: list[Item]) -> list[Item]:
+    """Each recording with the text of the next one, the last with that of the first."""
+    return [Item(other.text, item.latents) for item, other in zip(held, held[1:] + held[:1], strict=True)]
+
+
 def joined(one: Item, other: Item) -> Item:
     """Two utterances, the second right after the first."""
     return Item(torch.cat((one.text, other.text)), torch.cat((one.latents, other.latents)))
 
 
 @torch.inference_mode()
-def loss(model, held: list[Item], time: float) -> float:
-    """The flow-matching loss at one time, nothing dropped; the same noise at every call."""
+def loss(model, held: list[Item], time: float, noise: str = "ablations") -> float:
+    """The flow-matching loss at one time, nothing dropped. `noise` names a draw of it: the same at every call."""
     batch = pack(held, model.config.patch, model.config.max_length)
-    drawn = flow.draw(batch.patches, model.config.patch, model.config.vae.latent_dim, model.config.flow, feed.generator("ablations"))
+    drawn = flow.draw(batch.patches, model.config.patch, model.config.vae.latent_dim, model.config.flow, feed.generator(noise))
     return model(batch, flow.Draw(torch.full_like(drawn.t, time), drawn.noise, torch.ones_like(drawn.keep))).diffusion.item()
 
 
@@ -138,9 +143,8 @@ def losses(model, held: dict) -> dict:
     packed = {name: items(model, held[name]) for name in SETS}
     sets = {name: packed[name] for name in ("short", "long", "cloned")}
     sets["joined"] = [joined(*pair) for pair in zip(packed["prompts"], packed["cloned"], strict=True)]
-    swapped = [Item(other.text, item.latents) for item, other in zip(sets["short"], sets["short"][1:] + sets["short"][:1], strict=True)]
     found = {name: {str(time): round(loss(model, rows, time), 5) for time in TIMES} for name, rows in sets.items()}
-    return {"loss": found, "gap": round(loss(model, swapped, TIMES[-1]) - found["short"][str(TIMES[-1])], 5)}
+    return {"loss": found, "gap": round(loss(model, swapped(sets["short"]), TIMES[-1]) - found["short"][str(TIMES[-1])], 5)}
 
 
 def speak(model, held: dict, judges, seed: int = 0, out=None, sets=("short", "long", "cloned"), **options) -> dict:

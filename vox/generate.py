@@ -177,13 +177,15 @@ def _eval(model):
         model.train(was_training)
 
 
-def _check(text, cfg, steps, temperature, max_seconds, attempts=1):
+def _check(text, cfg, steps, temperature, sway, max_seconds, attempts=1):
     if not isinstance(text, str):
         raise ValueError(f"text must be a string or a list of strings, not {type(text).__name__}")
     if steps < 1 or attempts < 1:
         raise ValueError(f"steps and attempts must be at least 1, not {steps} and {attempts}")
     if not (math.isfinite(cfg) and math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"cfg must be a number and temperature one that is not negative, not {cfg} and {temperature}")
+    if not -1 <= sway <= 1 / (math.pi / 2 - 1):  # beyond, the slope of `flow.sway_grid` changes sign at one of its ends
+        raise ValueError(f"sway must lie between -1 and 1.75, or the walk turns back on its way, not {sway}")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds}")
 
@@ -201,6 +203,8 @@ def generate(
     cfg: float = 2.0,
     steps: int = 10,
     temperature: float = 1.0,
+    sway: float = 1.0,
+    zero_star: bool = True,
     seed: int | None = None,
     max_seconds: float | None = None,
     attempts: int = 3,
@@ -210,8 +214,9 @@ def generate(
 
     Args: text; prompt_wav, a voice to clone: file, waveform [N] at the model's rate, or Speech; prompt_text, its words (for a
         list of texts, one prompt for all or a list of as many, None where there is none);
-        cfg guidance (1: none; paper: 2.0); steps of the flow (paper: 10); temperature of the noise; seed, the same speech
-        every time on one machine (text k of a list: seed + k); max_seconds, cut off there (default: 6 patches per token
+        cfg guidance (1: none; paper: 2.0); steps of the flow (paper: 10); temperature of the noise; sway, how much smaller the
+        steps are near noise (0: all even), and zero_star, CFG-Zero* or plain guidance, both as in `flow.sample`; seed, the same
+        speech every time on one machine (text k of a list: seed + k); max_seconds, cut off there (default: 6 patches per token
         and 10 more); attempts, tries in all if a speech is 6 patches per token long or silent, as in the released code;
         progress, show a bar if there are several sentences.
     Returns: Speech with wav [N], latents [L, D] and stats: patches, ended_by ("stop", "cap", or "silence" after 2 s of it;
@@ -222,8 +227,9 @@ def generate(
     """
     texts = text if isinstance(text, list) else [text]
     for each in texts:
-        _check(each, cfg, steps, temperature, max_seconds, attempts)
-    clock, options = Clock(model.device), dict(cfg=cfg, steps=steps, temperature=temperature)
+        _check(each, cfg, steps, temperature, sway, max_seconds, attempts)
+    clock = Clock(model.device)
+    options = dict(cfg=cfg, steps=steps, temperature=temperature, sway=sway, zero_star=zero_star)
     with _eval(model):
         prompts = _prompts(model, prompt_wav, prompt_text, len(texts))
         parts = [split_text(each, model.config.train.max_seconds / 2) for each in texts]
@@ -274,6 +280,8 @@ def stream(
     cfg: float = 2.0,
     steps: int = 10,
     temperature: float = 1.0,
+    sway: float = 1.0,
+    zero_star: bool = True,
     seed: int | None = None,
     max_seconds: float | None = None,
 ) -> Iterator[Speech]:
@@ -282,8 +290,9 @@ def stream(
     Yields: Speech of one patch, or of several after a pause (silence is held back until sound follows it), with stats: stop,
         the probability that it is the last, and seconds since the call. Together they are what `generate` gives in one attempt.
     """
-    _check(text, cfg, steps, temperature, max_seconds)
-    clock, rate, options = Clock(model.device), model.config.vae.sample_rate, dict(cfg=cfg, steps=steps, temperature=temperature)
+    _check(text, cfg, steps, temperature, sway, max_seconds)
+    clock, rate = Clock(model.device), model.config.vae.sample_rate
+    options = dict(cfg=cfg, steps=steps, temperature=temperature, sway=sway, zero_star=zero_star)
     with _eval(model):
         prompt = read_prompt(model, prompt_wav, prompt_text)
         parts = split_text(text, model.config.train.max_seconds / 2)

@@ -215,10 +215,15 @@ def read_weights(folder: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     file, tensors = read_tensors(folder, MODEL_FILES)
     model = {our_name(name): tensor for name, tensor in tensors.items() if not name.startswith("audio_vae.")}
     _fit(file, model, {name: tensor for name, tensor in wanted.items() if not name.startswith("vae.")}, released_name)
+    vae = read_vae(folder, {name.removeprefix("vae."): tensor for name, tensor in wanted.items() if name.startswith("vae.")})
+    return model | {f"vae.{name}": tensor for name, tensor in vae.items()}
+
+
+def read_vae(folder: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The AudioVAE's weights of a folder; `wanted` and errors as for `read_weights`."""
     file, tensors = read_tensors(folder, VAE_FILES)
-    vae = {f"vae.{name}": tensor for name, tensor in tensors.items()}
-    _fit(file, vae, {name: tensor for name, tensor in wanted.items() if name.startswith("vae.")}, lambda name: name.removeprefix("vae."))
-    return model | vae
+    _fit(file, tensors, wanted, str)
+    return tensors
 
 
 def _fit(file, weights, wanted, name_in_file):
@@ -243,12 +248,7 @@ def write(folder, config: Config, weights: dict[str, Tensor], tokenizer, half: b
     """
     folder = Path(folder)
     dtype = next(tensor.dtype for name, tensor in weights.items() if not name.startswith("vae."))
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    if half:
-        weights = {name: tensor.half() for name, tensor in weights.items()}
-    bad = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
-    if bad:
-        raise ValueError(f"weight {bad} holds values that are not finite; nothing was written to {folder}")
+    weights = _storable(folder, weights, half)
     vae = {name.removeprefix("vae."): tensor for name, tensor in weights.items() if name.startswith("vae.")}
     model = {released_name(name): tensor for name, tensor in weights.items() if not name.startswith("vae.")}
     for name, differing in (("locenc", config.locenc), ("locdit", config.locdit)):
@@ -269,3 +269,22 @@ def write(folder, config: Config, weights: dict[str, Tensor], tokenizer, half: b
         with replacing(folder / name) as aside:
             save_file(tensors, aside)
     write_json(folder / "config.json", tree)
+
+
+def write_vae(folder, config: Config, vae, half: bool = False):
+    """Write the part of a model folder that `vox.load_vae` reads: config.json, and an AudioVAE of config.vae. Args, errors: see `write`."""
+    folder = Path(folder)
+    weights = _storable(folder, vae.state_dict(), half)
+    with replacing(folder / VAE_FILES[0]) as aside:
+        save_file(weights, aside)
+    write_json(folder / "config.json", released_config(config, torch.float32))
+
+
+def _storable(folder, weights, half):
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    if half:
+        weights = {name: tensor.half() for name, tensor in weights.items()}
+    bad = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
+    if bad:
+        raise ValueError(f"weight {bad} holds values that are not finite; nothing was written to {folder}")
+    return weights

@@ -199,8 +199,9 @@ def reconstruction(wav: Tensor, reference: Tensor, sample_rate: int = SAMPLE_RAT
 
     Returns stoi (intelligibility, 0 … 1; None for less speech than it needs, 0.4 s), pesq (wide-band, 1 … 4.6; None where it finds
     no speech or a quarter of a second is not full, or without the package pesq, which has to be compiled), si_sdr (dB),
-    mel (the training's multi-scale distance). Raises ValueError for different lengths,
-    ModuleNotFoundError without the extra "metrics".
+    mel (the training's multi-scale distance), pitch (share of the recording's voiced 10 ms frames that keep their pitch to within
+    half a semitone; None without such frames). Raises ValueError for different lengths, ModuleNotFoundError without the extra
+    "metrics".
     """
     if wav.shape != reference.shape or wav.ndim != 1:
         raise ValueError(f"waveforms [N] of one length are compared, not {list(wav.shape)} and {list(reference.shape)}: cut both alike")
@@ -214,7 +215,15 @@ def reconstruction(wav: Tensor, reference: Tensor, sample_rate: int = SAMPLE_RAT
         "pesq": _pesq(measures, a, b),
         "si_sdr": float(measures.scale_invariant_signal_distortion_ratio(wav, reference)),
         "mel": float(_mel_distance(sample_rate)(wav[None, None], reference[None, None])),
+        "pitch": _pitch_kept(a, b),
     }
+
+
+def _pitch_kept(wav, reference):
+    wanted = pitch(reference)
+    voiced = ~wanted.isnan()
+    cents = 1200 * torch.log2(pitch(wav) / wanted)[voiced]
+    return float((cents.abs() < 50).float().mean()) if voiced.any() else None  # a frame no longer voiced, NaN, is not kept
 
 
 def _pesq(measures, wav, reference):

@@ -8,6 +8,7 @@ from vox import layout
 from vox.config import PRESETS
 from vox.files import HOME
 from vox.text import load_tokenizer
+from vox.vae import AudioVAE
 from vox.voxcpm import VoxCPM
 
 SHIPPED = HOME / "data" / "checkpoints"
@@ -61,3 +62,17 @@ def load(name, device=None, dtype=None) -> VoxCPM:
     weights = {key: tensor.to(torch.float32 if key.startswith("vae.") else dtype) for key, tensor in weights.items()}
     model.load_state_dict(weights, assign=True)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def load_vae(name, device=None) -> AudioVAE:
+    """The AudioVAE of a model folder alone, in float32 and eval mode. The weights of the LMs need not be there.
+
+    Args, and errors: as for `load`.
+    """
+    folder = find(name)
+    config, _ = layout.read_config(folder)
+    with torch.device("meta"):
+        vae = AudioVAE(config.vae)
+    weights = layout.read_vae(folder, vae.state_dict())
+    vae.load_state_dict({key: tensor.float() for key, tensor in weights.items()}, assign=True)
+    return vae.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()

@@ -117,14 +117,15 @@ def check_5(answer):
         assert first is None, f"in pieces of {sizes} frames sample {first} is the first that differs from the whole"
 
 
-ANSWERS = (
+ANSWERS = (  # to the five questions at the end of the notebook, and where they stand
     "All on the left, (K - 1) · d of them (2⌈s/2⌉ where there is a stride). With some on the right, the decoder would have to wait for "
-    "latents that are not drawn yet, and in training the language model would see hints of the patch that it is to draw.",
-    "The encoder has to wait for the 640 samples of a frame, 40 ms. The decoder can blend a frame only with the one before: what it "
-    "draws between two frames comes half a frame later than with a look ahead.",
-    "So that z is a differentiable function of μ and σ, with all chance in ε. ε is zero after training: encode returns μ.",
+    "latents that are not drawn yet, and in training the language model would see hints of the patch that it is to draw "
+    "(sections 1 and 2).",
+    "The encoder has to wait for the 640 samples of a frame, 40 ms (section 2). The decoder can blend a frame only with the one before: "
+    "what it draws between two frames comes half a frame later than with a look ahead (section 3).",
+    "So that z is a differentiable function of μ and σ, with all chance in ε. ε is zero after training: encode returns μ (section 8).",
     "The weakest channels fall silent one by one (μ stands still, σ = 1), the error rises, the nats fall. Those that speak are pulled "
-    "to Var μ + σ² = 1.",
+    "to Var μ + σ² = 1 (section 9).",
     "PESQ, STOI and the ears. The VAE was trained on the mel distance itself, which does not hear phases; a measure that was also the aim "
-    "says little about anything else.",
+    "says little about anything else (sections 10 and 12).",
 )

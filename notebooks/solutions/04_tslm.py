@@ -116,15 +116,15 @@ def check_5(answer):
     assert torch.allclose(torch.as_tensor(answer(q, k, 3.0)), scores, atol=1e-5), "with all positions 0 the speed cannot matter"
 
 
-ANSWERS = (  # to the five questions at the end of the notebook
+ANSWERS = (  # to the five questions at the end of the notebook, and where they stand
     "Turning q by mω and k by nω leaves their lengths alone and their angle to each other differs by (m − n)ω: nothing else of m and n"
-    " is left. One hand shows the same after each full turn, so far and near would look alike; slow hands tell them apart.",
+    " is left. One hand shows the same after each full turn, so far and near would look alike; slow hands tell them apart (section 3).",
     "Turned keys, and values, in full precision. A key turned for its own position stays right for ever, since the score of a later"
-    " query depends on the difference of the positions only.",
+    " query depends on the difference of the positions only (sections 4 and 7).",
     "The room for keys and values in the cache, and the two maps that make them: an eighth of what sixteen would take. Queries, scores"
-    " and SwiGLU stay as they are, so the arithmetic of attention is hardly less.",
+    " and SwiGLU stay as they are, so the arithmetic of attention is hardly less (section 4).",
     "Branches of size one add up like √(2L): the stream would be about 14 times as large as one branch. scale_emb leaves the embeddings"
-    " of speech (E) alone and multiplies those of text.",
+    " of speech (E) alone and multiplies those of text (section 6).",
     "A weight says where a head looks, not whether what it takes from there changes anything, and there are other ways for a word to get"
-    " through. Exchange the word and see whether the plan moves.",
+    " through. Exchange the word and see whether the plan moves (section 9).",
 )

@@ -78,14 +78,15 @@ def check_4(answer):
         assert abs(yours - true) < 1e-3 * true, f"for {kind} it is {true:.3f}, yours {yours:.3f}"
 
 
-ANSWERS = (  # to the five questions at the end of the notebook
+ANSWERS = (  # to the five questions at the end of the notebook, and where they stand
     "Without positions its attention is blind to the order of the latents in a patch. Other patches are the language models' work, and"
-    " an embedding that saw them could not be made as soon as its own patch is there, nor kept.",
-    "At a text position and at 101 TSLM's raw state, plus nothing; at a patch the plan on the grid plus the patch's embedding E.",
+    " an embedding that saw them could not be made as soon as its own patch is there, nor kept (section 1).",
+    "At a text position and at 101 TSLM's raw state, plus nothing; at a patch the plan on the grid plus the patch's embedding E"
+    " (section 2).",
     "The first one, planned by the raw state at 101, if there is no prompt. With a prompt it is planned at the last patch of the prompt,"
-    " which is an audio position and goes through FSQ.",
+    " which is an audio position and goes through FSQ (section 3).",
     "z₍ᵢ₋₁₎ itself into LocDiT; its embedding into RALM; and TSLM's cache, by which later states read earlier ones unrounded. FSQ blocks"
-    " the way from TSLM's state at an audio position to RALM and to μ.",
+    " the way from TSLM's state at an audio position to RALM and to μ (section 4).",
     "The whole model was trained with both, and may have put into RALM what the plan could have said. What a model can do that never had"
-    " a plan is asked by training one without it.",
+    " a plan is asked by training one without it (section 7).",
 )

@@ -96,14 +96,15 @@ def check_5(answer):
     assert abs(median - 0.8) < 0.005, f"with t_mean = {answer} half of the times lie above {median:.2f}"
 
 
-ANSWERS = [  # to the five questions at the end of the notebook, with the section that has them
-    "Squared error is smallest at the mean (2). At t = 1 the noise tells nothing of x, so one step lands on the mean of the data (5).",
-    "Not necessarily: the floor is what the network is not told (3). Look at the loss of held-out speech (9) and with another plan (10), "
-    "and listen.",
-    "The coarse decisions fall there, and only there is the condition not yet visible in y (1, 4, 10). But measured, sway did not make "
-    "the solver more exact (5, 10).",
-    "0 ignores the class, 1 draws from it, 2 leaves doubtful cases out, 5 keeps and exaggerates what is most unlike the rest (6, 10); "
-    "the paper's word error rate at 5 is 12.8 % (Table 9).",
+ANSWERS = (  # to the five questions at the end of the notebook, and where they stand
+    "Squared error is smallest at the mean (section 2). At t = 1 the noise tells nothing of x, so one step lands on the mean of the data "
+    "(section 5).",
+    "Not necessarily: the floor is what the network is not told (section 3). Look at the loss of held-out speech (section 9) and with "
+    "another plan (section 10), and listen.",
+    "The coarse decisions fall there, and only there is the condition not yet visible in y (sections 1, 4 and 10). But measured, sway did "
+    "not make the solver more exact (sections 5 and 10).",
+    "0 ignores the class, 1 draws from it, 2 leaves doubtful cases out, 5 keeps and exaggerates what is most unlike the rest (sections 6 "
+    "and 10); the paper's word error rate at 5 is 12.8 % (Table 9).",
     "The plan μ and the time in one token, the previous patch, the noisy patch; only μ is hidden. A patch is drawn at once, so its first "
-    "latent may depend on its last (8).",
-]
+    "latent may depend on its last (section 8).",
+)

@@ -11,17 +11,14 @@ FRAMES = np.array([[0.55, 0.45, 0.00], [0.52, 0.08, 0.40], [0.60, 0.00, 0.40]]) 
 SYMBOLS = ("·", "nine", "ten")
 COUNTS_A = [(1, 5), (0, 4), (5, 5), (0, 6), (2, 5), (0, 4), (0, 5), (4, 4)]  # (errors, units) of eight texts, first system
 COUNTS_B = [(1, 5), (0, 4), (4, 5), (0, 6), (1, 5), (0, 4), (0, 5), (4, 4)]  # and of another system on the same texts
-ANSWERS = {
-    "When is the interval of a paired difference no narrower than the unpaired one?": "When the two systems stumble at different texts:"
-    " pairs take out what is hard for both (section 7).",
-    "Why is Mandarin counted in characters?": "It is written without spaces; one wrong character would make a whole sentence one wrong"
-    " word, and where words end is a matter of opinion (section 1).",
-    "What does CTC's blank do that collapsing repeats cannot?": "It keeps two equal symbols in a row apart: twenty · twenty (section 2).",
-    "The AudioVAE's SI-SDR is far below zero and its WER is that of the recordings. Which is wrong?": "Neither: one compares waveforms"
-    " sample by sample, which may shift, the other what can be understood (section 7).",
-    "A system fails on none of 30 texts. How often may it fail?": "Up to about 11 %: Wilson's interval, and the rule of three says about"
-    " 3 in n (section 3).",
-}
+ANSWERS = (  # to the five questions at the end of the notebook, and where they stand
+    "When the two systems stumble at different texts: pairs take out what is hard for both (section 7).",
+    "It is written without spaces; one wrong character would make a whole sentence one wrong word, and where words end is a matter of"
+    " opinion (section 1).",
+    "It keeps two equal symbols in a row apart: twenty · twenty (section 2).",
+    "One compares waveforms sample by sample, which may shift, the other what can be understood (section 7).",
+    "Up to about 11 %: Wilson's interval, and the rule of three says about 3 in n (section 3).",
+)
 
 
 def exercise_1():
