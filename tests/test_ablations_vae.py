@@ -83,15 +83,6 @@ def test_sounds_are_kept(rows, tmp_path):
         assert len(ablations.audio.load(tmp_path / f"{name}.mp3", 16000)) >= len(corpus.wav(rows[k]))
 
 
-def test_pitch_kept():
-    time = torch.arange(16000) / 16000
-    tone = lambda hertz: 0.3 * torch.sin(2 * math.pi * hertz * time)  # noqa: E731
-    assert ablations.pitch_kept(tone(150), tone(150)) == 1
-    assert ablations.pitch_kept(tone(152), tone(150)) > 0.95 and ablations.pitch_kept(tone(160), tone(150)) < 0.05
-    assert ablations.pitch_kept(torch.zeros(16000), tone(150)) == 0, "a voice that is lost was not kept"
-    assert ablations.pitch_kept(tone(150), torch.zeros(16000)) is None
-
-
 def test_the_surprise_is_that_of_a_known_chain():
     """z_t = a z_{t-1} + e with noise σ: ½ log(1 + var e / σ²) nats a frame; a channel of noise alone adds nothing that anybody says."""
     torch.manual_seed(0)

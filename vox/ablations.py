@@ -218,21 +218,13 @@ def rebuilt(vae, rows, judges, out=None) -> dict:
     heard, true_heard = judges.transcribe(wavs), judges.transcribe(truths)
     for row, wav, truth, ours, theirs in zip(rows, wavs, truths, heard, true_heard, strict=True):
         lost, (wrong, units) = metrics.reconstruction(wav, truth), metrics.errors(row["text"], ours)
-        stoi = None if lost["stoi"] is None else round(lost["stoi"], 4)
-        found["lines"].append([round(lost["mel"], 4), stoi, ours, wrong, pitch_kept(wav, truth)])
+        mel, stoi, pitch = (None if lost[name] is None else round(lost[name], 4) for name in ("mel", "stoi", "pitch"))
+        found["lines"].append([mel, stoi, ours, wrong, pitch])
         found["true"].append([row["text"], row["language"], units, metrics.errors(row["text"], theirs)[0], round(row["seconds"], 2)])
     for name, k in HEARD.items() if out else ():
         if k < len(wavs):
             audio.save(Path(out) / f"{name}.mp3", wavs[k], vae.config.sample_rate)
     return found
-
-
-def pitch_kept(wav, truth) -> float | None:
-    """The share of the voiced frames of `truth` [N] in which `wav` [N], in step with it, is voiced within half a semitone of it."""
-    true, ours = metrics.pitch(truth), metrics.pitch(wav)
-    voiced = ~true.isnan()
-    near = ((ours / true).log2().abs() < 1 / 24)[voiced]  # NaN, unvoiced, is never near
-    return round(near.float().mean().item(), 4) if voiced.any() else None
 
 
 @torch.inference_mode()
