@@ -3,6 +3,7 @@
 # make run        the main job: first hear the shipped model (runs/first_words/tour), then train one: corpus, VAE, VoxCPM and
 #                 its first words, in runs/first_words, with all of it on one page, report.html
 # make tiny       train preset tiny from nothing: AudioVAE, VoxCPM and judges, in runs/tiny and beside it; hours
+# make pitch_vae  the AudioVAE that keeps the pitch, from nothing, in runs/pitch_vae; hours
 # make book       the whole suite as pages to read in a browser, without running anything, in build/book
 # make test       every test; make test-fast leaves out the slow ones, the notebooks and the browser
 # make notebooks  run every notebook in full and store it as readers will meet it
@@ -22,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # A browser for the tests in tests/browser.
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: help lab app run tiny book test test-fast notebooks lint chromium
+.PHONY: help lab app run tiny pitch_vae book test test-fast notebooks lint chromium
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -51,6 +52,15 @@ tiny: .venv/lab.done
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p hours 2.5 -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)
 	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
 	$(BIN)/python -m vox.judge_train $(OUT)_judges $(OUT)/judge
+
+pitch_vae: OUT = runs/pitch_vae
+pitch_vae: .venv/lab.done
+	@mkdir -p $(OUT)_first $(OUT)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_first/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 2000 -p vae_only True \
+	    -y 'changes: {vae_train.mel: 3.0, vae_train.waveform: 10.0, vae_train.kl: 1.0e-4, vae_train.decay: 0}' -p out $(OUT)_first $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 5000 -p vae_only True \
+	    -y 'changes: {vae_train.lr: 1.5e-3, vae_train.lr_end: 5.0e-5, vae_train.waveform: 10.0, vae_train.kl: 5.0e-4}' \
+	    -p vae_start $(OUT)_first/model -p out $(OUT) $(ARGS)
 
 book: .venv/lab.done
 	$(BIN)/python -m vox.book $(ARGS)

@@ -4,6 +4,10 @@
     PYTHONPATH=. python tests/measure_tiny.py log --vae RUN --words RUN --lm RUN --threads N      training logs, small enough to ship
     PYTHONPATH=. python tests/measure_tiny.py card                                    MODEL_CARD.md from all of these
 
+The same of an AudioVAE alone, with a card of its own:
+    PYTHONPATH=. python tests/measure_tiny.py log --pitch-first RUN --pitch RUN --threads N
+    PYTHONPATH=. python tests/measure_tiny.py vae card --model data/checkpoints/pitch_vae --out data/results/pitch_vae.json
+
 Parts: tts, clone, vae, sphinx; sixteen (with --float32) and legs (with --legs, folders named after their steps). Those named are
 measured; without a name, those missing from the results or made of other weights. Each is written as soon as it is done, so a
 run that is cut goes on at the next part. Not a test.
@@ -34,7 +38,13 @@ SEEDS = (0, 1, 2)
 CHUNK = 50  # texts spoken together; more is not faster
 POOL = 1.5  # hours of held-out speech that rows and prompts are picked from
 MOST = 100  # rows of a training log
-LOGS = {"vae": "of the AudioVAE", "words": "of VoxCPM on words", "lm": "of VoxCPM on numbers, after it"}
+LOGS = {  # argument: (file in data/results, which run)
+    "vae": ("tiny_vae", "the AudioVAE"),
+    "words": ("tiny_words", "VoxCPM on words"),
+    "lm": ("tiny_lm", "VoxCPM on numbers, after it"),
+    "pitch-first": ("pitch_vae_first_log", "the AudioVAE that keeps the pitch, its first run"),
+    "pitch": ("pitch_vae_log", "its second run"),
+}
 
 
 # ---- what is spoken ----------------------------------------------------------------------------------------------------
@@ -336,8 +346,8 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=results / "tiny.json")
     parser.add_argument("--float32", help="the model's folder before it was stored in 16 bits")
     parser.add_argument("--legs", nargs="+", dest="folders", default=(), help="model folders named after their steps")
-    for name in LOGS:
-        parser.add_argument(f"--{name}", help=f"the finished run {LOGS[name]} (log)")
+    for name, (_, which) in LOGS.items():
+        parser.add_argument(f"--{name}", dest=name, help=f"the finished run of {which} (log)")
     parser.add_argument("--threads", type=int, help="threads that the runs used (log)")
     given = parser.parse_args(arguments)
     if unknown := set(given.parts) - {*PARTS, "log", "card"}:
@@ -347,11 +357,11 @@ def main(arguments=None):
             parser.error(f"{folder} is no folder (parts come before --legs)")
     command = "python tests/measure_tiny.py " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     if "log" in given.parts:
-        if not (given.threads and any(getattr(given, name) for name in LOGS)):
+        runs = {name: vars(given)[name] for name in LOGS if vars(given)[name]}
+        if not (given.threads and runs):
             parser.error(f"log needs --threads and --{' or --'.join(LOGS)}")
-        for name in LOGS:
-            if run := getattr(given, name):
-                write_json(results / f"tiny_{name}.json", log(run, given.threads))
+        for name, run in runs.items():
+            write_json(results / f"{LOGS[name][0]}.json", log(run, given.threads))
     parts = [part for part in given.parts if part in PARTS]
     if parts or not given.parts:
         measure(given.model, given.out, parts, command=command.strip(), float32=given.float32, folders=given.folders)
