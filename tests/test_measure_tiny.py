@@ -212,3 +212,35 @@ def test_the_readme_quotes_the_figures():
         for name in {"error_rate en-us", "error_rate cmn", "stop_failures", "identified"} & figures.keys():
             for side in ("speech", "true"):
                 assert f"| {card_tiny.figure(figures[name][side], card_tiny.MEASURES[name][1])} |" in readme, (part, name, side)
+
+
+def test_the_audiovae_that_ships_keeps_the_pitch():
+    """Its card has every figure, measured on these weights, and how it is made; and a recording's melody comes through."""
+    folder, results = HOME / "data/checkpoints/pitch_vae", read_json(HOME / "data/results/pitch_vae.json")
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert results["vae"]["weights"] == measure_tiny.weights(folder), "measured on other weights: python tests/measure_tiny.py vae card"
+    assert card_tiny.all_figures(results["vae"], "vae") in card
+    assert card_tiny.rebuild((HOME / "Makefile").read_text(encoding="utf-8"), "pitch_vae") in card
+    wav = vox.corpus.wav(next(iter(vox.corpus.load("numbers", "test", hours=0.05))))
+    kept = {}
+    for name in ("tiny", folder):
+        vae = vox.load_vae(name, device="cpu")
+        with torch.inference_mode():
+            kept[str(name)] = metrics.reconstruction(vae.decode(vae.encode(wav[None, None]))[0, 0, : len(wav)], wav)["pitch"]
+    assert kept[str(folder)] > 0.3 > kept["tiny"], kept
+
+
+def test_a_card_of_an_audiovae(tmp_path):
+    folder = tmp_path / "vae"
+    log = a_log(to_dict(preset("tiny").vae)) | {"config": to_dict(preset("tiny").vae_train)}
+    results = tmp_path / "results"
+    for name in ("pitch_vae_first_log", "pitch_vae_log"):
+        write_json(results / f"{name}.json", log)
+    write_json(tmp_path / "measured.json", measured := a_measurement())
+    folder.mkdir()
+    card_tiny.write_card(folder, tmp_path / "measured.json", results)
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card_tiny.all_figures(measured["vae"], "vae") in card and "15 : 0 : 0.005 for 10 steps" in card and "4 hours" in card
+    (results / "pitch_vae_log.json").unlink()
+    with pytest.raises(card_tiny.MissingPart, match="pitch_vae_log.json: python tests/measure_tiny.py log"):
+        card_tiny.write_card(folder, tmp_path / "measured.json", results)
