@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from vox.files import HOME, read_json, replacing
+from vox.layout import read_config
 
 NAMES = {"en-us": "English, WER", "cmn": "Mandarin, CER"}
 PERCENT, PLAIN = "%", ""
@@ -256,7 +257,8 @@ the figures below were held out.
 
 **Recipe.** Trained from nothing on a loss with a term that hears phase, `vox.vae_loss.WaveformDistance`: the weights of mel distance,
 waveform and KL were {first_weights} for {first_steps} steps, with a constant learning rate; then, with a fresh optimiser, {weights}
-for {steps} steps, the last {decay} of them with a falling one. No discriminators.
+for {steps} steps, the last {decay} of them with a falling one. No discriminators. Of {before} latent channels {channels} say more than
+their own noise; the others were dropped.
 
 {training}
 
@@ -289,15 +291,16 @@ As for [tiny](../tiny/MODEL_CARD.md); Apache 2.0.
 """
 
 
-def vae_card(part: dict, first: dict, second: dict, rebuild: str) -> str:
-    """The card of an AudioVAE alone, of its measurement, the logs of its two runs and the commands that make it again."""
+def vae_card(part: dict, first: dict, second: dict, channels: int, rebuild: str) -> str:
+    """The card of an AudioVAE alone, of its measurement, the logs of its two runs, its channels and the commands that make it again."""
 
     def weights(log):
         return " : ".join(f"{log['config'][name]:g}" for name in ("mel", "waveform", "kl"))
 
     hours = shlex.split(rebuild)[shlex.split(rebuild).index("hours") + 1]
     return VAE_TEMPLATE.format(
-        channels=second["model"]["latent_dim"],
+        channels=channels,
+        before=second["model"]["latent_dim"],
         rate=second["model"]["sample_rate"],
         hours=hours,
         first_weights=weights(first),
@@ -350,6 +353,7 @@ def write_card(folder, measured, results):
     if whole:
         text = card(measurement, judges, *logs, shipped(), rebuild(makefile))
     else:
-        text = vae_card(measurement["vae"], *logs, rebuild(makefile, "pitch_vae"))
+        channels = read_config(Path(folder))[0].vae.latent_dim
+        text = vae_card(measurement["vae"], *logs, channels, rebuild(makefile, "pitch_vae"))
     with replacing(Path(folder) / "MODEL_CARD.md") as aside:
         aside.write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vox
-from vox import judge, metrics
+from vox import judge, layout, metrics
 from vox.config import preset, to_dict
 from vox.files import HOME, read_json, write_json
 from vox.state import read_tensors
@@ -237,10 +237,12 @@ def test_a_card_of_an_audiovae(tmp_path):
     for name in ("pitch_vae_first_log", "pitch_vae_log"):
         write_json(results / f"{name}.json", log)
     write_json(tmp_path / "measured.json", measured := a_measurement())
-    folder.mkdir()
+    config = preset("tiny").replace(**{"vae.latent_dim": 26})
+    layout.write_vae(folder, config, vox.AudioVAE(config.vae))
     card_tiny.write_card(folder, tmp_path / "measured.json", results)
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert card_tiny.all_figures(measured["vae"], "vae") in card and "15 : 0 : 0.005 for 10 steps" in card and "4 hours" in card
+    assert "26 latent channels" in card and "Of 32 latent channels 26 say" in card
     (results / "pitch_vae_log.json").unlink()
     with pytest.raises(card_tiny.MissingPart, match="pitch_vae_log.json: python tests/measure_tiny.py log"):
         card_tiny.write_card(folder, tmp_path / "measured.json", results)
