@@ -164,7 +164,7 @@ def test_bf16_is_near_fp32(tmp_path):
     _, exact = fit(tmp_path / "fp32")
     _, rough = fit(tmp_path / "bf16", config=dataclasses.replace(TRAIN, precision="bf16"))
     first, other = exact.history[0]["diffusion"], rough.history[0]["diffusion"]
-    assert (first != other) == learner.has_bf16(torch.device("cpu")) and first == pytest.approx(other, rel=0.02)
+    assert (first != other) == learner.fast_bf16(torch.device("cpu")) and first == pytest.approx(other, rel=0.02)
     weights = state.read_tensors(tmp_path / "bf16" / "weights.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
@@ -173,7 +173,7 @@ def test_a_processor_without_bf16_trains_in_float32(monkeypatch):
     cpu, network = torch.device("cpu"), torch.nn.Linear(2, 2)
     dtypes = {}
     for has in (True, False):
-        monkeypatch.setattr(learner, "has_bf16", lambda device, has=has: has)
+        monkeypatch.setattr(learner, "fast_bf16", lambda device, has=has: has)
         dtypes[has] = learner.Pass(network, lambda network, x: network(x).dtype, "bf16", cpu)(torch.ones(1, 2))
     assert dtypes == {True: torch.bfloat16, False: torch.float32}
 

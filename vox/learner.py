@@ -6,7 +6,8 @@ Notable choices
 - the weights used in the end are an average of those walked through (EMA), warmed up so that short runs forget their start;
 - autocast is opened here, not in `Accelerator`, whose precision is one per Python process: a notebook trains a VAE in float32
   and then a model in bfloat16;
-- a processor without bfloat16 imitates it, several times slower than float32: there "bf16" trains in float32.
+- on a processor bfloat16 pays with AMX only: AVX-512 trains in it, but nano takes 1.7 times as long as in float32, and older ones
+  imitate it, several times slower still. There "bf16" trains in float32.
 """
 
 import torch
@@ -14,7 +15,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vox.config import TrainConfig, VAETrainConfig
-from vox.transformer import has_bf16
 
 
 def phases(config: TrainConfig | VAETrainConfig) -> tuple[float, float]:
@@ -35,13 +35,18 @@ def lr_at(step: int, config: TrainConfig | VAETrainConfig) -> float:
     return config.lr_end + (config.lr - config.lr_end) * min(1.0, left / decay) if decay else config.lr
 
 
+def fast_bf16(device: torch.device) -> bool:
+    """Whether a device trains faster in bfloat16 than in float32: a GPU, or a processor with AMX."""
+    return device.type != "cpu" or torch.cpu._is_amx_tile_supported()
+
+
 class Pass(nn.Module):
     """One forward pass under autocast: the module that `accelerate` wraps, so that the network itself is left as it was."""
 
     def __init__(self, network: nn.Module, forward, precision: str, device: torch.device):
         super().__init__()
         self.network, self.function = network, forward
-        self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bf16" and has_bf16(device))
+        self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bf16" and fast_bf16(device))
 
     def forward(self, *inputs):
         with torch.autocast(**self.autocast):
