@@ -61,6 +61,7 @@ pitch_vae: .venv/lab.done
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 5000 -p vae_only True \
 	    -y 'changes: {vae_train.lr: 1.5e-3, vae_train.lr_end: 5.0e-5, vae_train.waveform: 10.0, vae_train.kl: 5.0e-4}' \
 	    -p vae_start $(OUT)_first/model -p out $(OUT) $(ARGS)
+	$(BIN)/python -c 'from vox import layout, load_vae; layout.write_vae("$(OUT)/shipped", layout.read_config("$(OUT)/model")[0], load_vae("$(OUT)/model", "cpu"), half=True)'
 
 book: .venv/lab.done
 	$(BIN)/python -m vox.book $(ARGS)

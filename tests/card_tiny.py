@@ -353,7 +353,7 @@ def write_card(folder, measured, results):
     if whole:
         text = card(measurement, judges, *logs, shipped(), rebuild(makefile))
     else:
-        channels = read_config(Path(folder))[0].vae.latent_dim
+        channels = read_config(folder)[0].vae.latent_dim
         text = vae_card(measurement["vae"], *logs, channels, rebuild(makefile, "pitch_vae"))
     with replacing(Path(folder) / "MODEL_CARD.md") as aside:
         aside.write_text(text, encoding="utf-8")

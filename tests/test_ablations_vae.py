@@ -7,6 +7,7 @@ from pathlib import Path
 import papermill
 import pytest
 import torch
+from test_nb_10 import gathered, run_notebook
 from torch import nn
 
 from vox import ablations, corpus, files, judge, sweep, vae_loss
@@ -122,10 +123,8 @@ def test_the_sweep_file_is_good():
 
 
 def test_a_wrong_change_is_refused(tmp_path):
-    settings = dict(cwd=str(SWEEPS), kernel_name="python3", progress_bar=False)
     with pytest.raises(papermill.PapermillExecutionError, match="unknown config field 'vae.latent'"):
-        given = {"changes": {"vae.latent": 4}, "out": str(tmp_path / "out")}
-        papermill.execute_notebook(str(SWEEPS / "vae.ipynb"), str(tmp_path / "out.ipynb"), given, **settings)
+        run_notebook("vae", tmp_path, {"changes": {"vae.latent": 4}, "out": str(tmp_path / "out")})
     assert not (tmp_path / "out/metrics.json").exists()
 
 
@@ -133,16 +132,8 @@ def test_a_wrong_change_is_refused(tmp_path):
 @pytest.mark.notebook
 def test_a_run_is_gathered(tmp_path, monkeypatch):
     """The notebook in four steps; then what it left, through `gather` and `write`, with the run that is missing beside it."""
-    monkeypatch.setenv("VOX_BUDGET", "4")
-    monkeypatch.setenv("VOX_HOME", str(tmp_path))
-    file = tmp_path / "few.yaml"
     variants = "[{changes: {}, seed: 0}, {changes: {vae.latent_dim: 4}, seed: 0}]"
-    file.write_text(f"notebook: {SWEEPS / 'vae.ipynb'}\nlist: {variants}\n", encoding="utf-8")
-    first = sweep.read(file).runs[0]
-    settings = dict(cwd=str(SWEEPS), kernel_name="python3", progress_bar=False, execution_timeout=600)
-    given = first.parameters | {"out": first.folder}
-    papermill.execute_notebook(str(SWEEPS / "vae.ipynb"), str(tmp_path / "out.ipynb"), given, **settings)
-    tree = ablations.gather([file], tmp_path / "results", ablations.ABOUT_VAE)
+    tree = gathered("vae", variants, ablations.ABOUT_VAE, tmp_path, monkeypatch)
     (row,) = tree["variants"]
     assert row["name"] == "default" and row["steps"] == 4 and len(row["lines"]) == len(tree["sentences"]) == 4
     assert len(row["lines"][0]) == len(ablations.REBUILT) and len(tree["sentences"][0]) == len(ablations.RECORDING)

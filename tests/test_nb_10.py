@@ -225,19 +225,23 @@ def run_notebook(name, tmp_path, parameters):
     papermill.execute_notebook(str(SWEEPS / f"{name}.ipynb"), str(tmp_path / "out.ipynb"), parameters, **settings)
 
 
+def gathered(notebook, variants, about, tmp_path, monkeypatch) -> dict:
+    """What `gather` makes of a sweep of two variants, written in YAML, of which only the first was run, in four steps."""
+    monkeypatch.setenv("VOX_BUDGET", "4")
+    monkeypatch.setenv("VOX_HOME", str(tmp_path))
+    file = tmp_path / "few.yaml"
+    file.write_text(f"notebook: {SWEEPS / f'{notebook}.ipynb'}\nlist: {variants}\n", encoding="utf-8")
+    first = sweep.read(file).runs[0]
+    run_notebook(notebook, tmp_path, first.parameters | {"out": first.folder})
+    return ablations.gather([file], tmp_path / "results", about)
+
+
 @pytest.mark.slow
 @pytest.mark.notebook
 def test_a_run_is_gathered(tmp_path, monkeypatch):
     """The notebook of a variant in four steps; then what it left, through `gather`, with the runs that are missing beside it."""
-    monkeypatch.setenv("VOX_BUDGET", "4")
-    monkeypatch.setenv("VOX_HOME", str(tmp_path))
-    file = tmp_path / "few.yaml"
     variants = "[{changes: {}, seed: 0, before: true}, {changes: {fsq.kind: noise}, seed: 0}]"
-    file.write_text(f"notebook: {SWEEPS / 'variant.ipynb'}\nlist: {variants}\n", encoding="utf-8")
-    first = sweep.read(file).runs[0]
-    Path(first.folder).mkdir(parents=True)
-    run_notebook("variant", tmp_path, first.parameters | {"out": first.folder})
-    tree = ablations.gather([file], tmp_path / "results")
+    tree = gathered("variant", variants, ablations.ABOUT, tmp_path, monkeypatch)
     (row,) = tree["variants"]
     assert row["name"] == "default" and row["steps"] == 4 and row["loss"].keys() == row["before"]["loss"].keys()
     assert len(row["speech"]["short"]) == len(tree["sentences"]["short"]) == 4

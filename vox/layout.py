@@ -158,12 +158,12 @@ def our_config(tree: dict) -> Config:
     )
 
 
-def read_config(folder: Path) -> tuple[Config, torch.dtype]:
+def read_config(folder) -> tuple[Config, torch.dtype]:
     """config.json of a folder → our config and the number format its weights are meant for.
 
     Raises FileNotFoundError, or ValueError that names the file: not JSON, a field missing, an architecture not rebuilt here.
     """
-    file = folder / "config.json"
+    file = Path(folder) / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: a model folder holds config.json, weights and a tokenizer")
     try:
