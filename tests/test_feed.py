@@ -162,6 +162,19 @@ def test_joined_utterances_are_one_recording(model, data, monkeypatch):
     assert (cold - expected).abs().max() > 100 * (item.latents - expected).abs().max()
 
 
+@pytest.mark.parametrize("quiet", [0, 4, 8])
+def test_both_versions_of_an_utterance(model, quiet):
+    """What begins a recording, and what follows a pause shorter than the encoder's memory; long and short ones, alone and together."""
+    wavs = [speech(seconds, 1) for seconds in (2.0, 0.1, 0.7)]
+    for batch in (wavs, *([wav] for wav in wavs)):
+        for wav, (first, later) in zip(batch, feed.encode(model.vae, batch, 4, quiet), strict=True):
+            wav = torch.nn.functional.pad(wav, (quiet * 640, -len(wav) % 2560 + quiet * 640))
+            after = model.vae.encode(wav[None, None])[0].mT[quiet:]
+            alone = model.vae.encode(wav[None, None, quiet * 640 :])[0].mT
+            torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(later, after, rtol=1e-4, atol=1e-5)
+
+
 def test_pauses_are_drawn_per_joint_and_end_nothing(model, data):
     source = utterances(model, data, join=0.5)
     assert source.quiet == 2 * source.patch

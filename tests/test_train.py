@@ -299,6 +299,17 @@ def test_a_frozen_vae_can_be_trained_on(tmp_path):
     assert equal(dict(model.vae.state_dict()), before)
 
 
+def test_a_decoder_is_trained_alone(tmp_path):
+    """So latents stay what they are, to the bit, and with them whatever was trained on them."""
+    codec = vae()
+    before = {name: value.clone() for name, value in codec.state_dict().items()}
+    _, report = fit(tmp_path, codec, waves(), dataclasses.replace(VAE_TRAIN, encoder=False, waveform=1.0))
+    after = codec.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"} and report.scale is None
+    assert {name for name in load_file(tmp_path / "weights.safetensors")} == {name for name in before if name.startswith("decoder")}
+
+
 def test_a_dataset_is_encoded_and_trained_on(tmp_path, monkeypatch):
     monkeypatch.setenv("VOX_CACHE", str(tmp_path / "cache"))
     texts = ("one", "two", "three", "four")

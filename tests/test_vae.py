@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vox.config import VAEConfig
+from vox.config import VAEConfig, preset
 from vox.vae import AudioVAE, CausalConv, DepthwiseConv, SineSquared, Snake
 
 
@@ -70,3 +70,14 @@ def test_more_channels_change_nothing_until_they_are_trained(depthwise):
     assert (mixer.grad[:, 3:].abs().sum(1) > 0).all()  # and training can reach them
     with pytest.raises(ValueError, match="has 3 latent channels, more than 2"):
         vae.widen(2)
+
+
+def test_reach_is_how_far_back_a_latent_hears():
+    vae = AudioVAE(preset("tiny").vae).double()
+    wav = torch.randn(1, 1, 20 * 640, dtype=torch.double, generator=torch.Generator().manual_seed(0)) / 10
+    first = 18 * 640 - vae.reach()  # the first sample that latent 18 hears
+    for sample, hears in ((first - 1, False), (first, True)):
+        other = wav.clone()
+        other[..., sample] += 1
+        change = (vae.encode(other) - vae.encode(wav))[0, :, 18].abs().max()
+        assert (change > 0) == hears, (sample, change)

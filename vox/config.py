@@ -175,6 +175,7 @@ class VAETrainConfig:
     adversarial: float = 1.0
     kl: float = 5e-5
     waveform: float = 0.0  # of the lowest harmonics, phase included; not in the paper
+    encoder: bool = True  # False: the decoder alone is trained, and latents stay what they are: those that a VoxCPM was trained on
     adversarial_from: int | None = None  # first step with discriminators; None: never
     ema: float = 0.99
     precision: str = "fp32"

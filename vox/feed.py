@@ -267,15 +267,20 @@ def encode(vae, wavs: list[Tensor], patch: int, quiet: int) -> list[tuple[Tensor
     quiet = 0 both are the same.
     """
     hop, device = vae.config.hop, next(vae.parameters()).device
-    pause = quiet * hop
-    wavs = [F.pad(wav, (0, -len(wav) % (patch * hop) + pause)) for wav in wavs]
-    both = wavs + [F.pad(wav, (pause, 0)) for wav in wavs] if quiet else wavs
-    longest = max(map(len, both))
-    batch = torch.stack([F.pad(wav, (0, longest - len(wav))) for wav in both])  # [2n, N]: causal, so padding changes nothing before it
-    latents = rearrange(vae.encode(batch[:, None].to(device)).float().cpu(), "b d l -> b l d")
+    wavs = [F.pad(wav, (0, -len(wav) % (patch * hop) + quiet * hop)) for wav in wavs]
     lengths = [len(wav) // hop for wav in wavs]
-    first = [z[:length].clone() for z, length in zip(latents, lengths, strict=False)]
-    later = [z[quiet : quiet + length].clone() for z, length in zip(latents[-len(wavs) :], lengths, strict=True)]
+
+    def latents(wavs: list[Tensor]) -> Tensor:  # [n, L, D], L that of the longest: causal, so padding changes nothing before it
+        longest = max(map(len, wavs))
+        batch = torch.stack([F.pad(wav, (0, longest - len(wav))) for wav in wavs])  # [n, N]
+        return rearrange(vae.encode(batch[:, None].to(device)).float().cpu(), "b d l -> b l d")
+
+    first = [z[:length].clone() for z, length in zip(latents(wavs), lengths, strict=True)]
+    if not quiet:
+        return [(z, z) for z in first]
+    reach = -(-vae.reach() // hop)  # later latents have forgotten what came before the recording
+    begins = latents([F.pad(wav[: reach * hop], (quiet * hop, 0)) for wav in wavs])[:, quiet:]
+    later = [torch.cat((begin[: min(reach, len(z))], z[reach:])) for begin, z in zip(begins, first, strict=True)]
     return list(zip(first, later, strict=True))
 
 

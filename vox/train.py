@@ -109,6 +109,7 @@ class VAEJob:
     def __init__(self, model, data, config: VAETrainConfig, accelerator: Accelerator, fingerprint: str, progress: bool):
         self.config, self.accelerator, self.vae, self.dropped = config, accelerator, model, 0
         model.to(accelerator.device).requires_grad_(True).train()
+        model.encoder.requires_grad_(config.encoder)
         rate = model.config.sample_rate
         self.feed = ClipFeed(data, config, model.config)
         self.mel = vae_loss.MelDistance(rate).to(accelerator.device)
@@ -148,11 +149,13 @@ class VAEJob:
         return {name: loss.detach() * share for name, loss in (row | {"total": total}).items()} | {"grad_norm": norm / world}
 
     def finish(self) -> dict:
-        """Leave the averaged weights in the VAE and give its latents unit scale.
+        """Leave the averaged weights in the VAE and give its latents unit scale, unless the encoder was not to be changed.
 
         Flow matching walks from noise of deviation 1 to the latents: data of another scale would waste its steps and its times.
         """
         self.learner.use_averages()
+        if not self.config.encoder:
+            return {}
         scale = latent_scale(self.vae, self.feed.waves, self.config.seed)
         self.vae.rescale_(scale)
         return {"scale": scale.tolist()}

@@ -259,6 +259,15 @@ class AudioVAE(nn.Module):
         """wav [B, 1, N] in [−1, 1] at config.sample_rate → latents μ [B, D, L], L = ⌈N / hop⌉. Raises ValueError on other shapes."""
         return self.encode_stats(wav)[0]
 
+    def reach(self) -> int:
+        """Samples before its own 640 that a latent depends on: what every convolution of the encoder pads, at its rate."""
+        convs = [module for module in self.encoder.modules() if isinstance(module, CausalConv)]
+        rate, samples = 1, -convs[-1].pad * self.config.hop  # the two heads stand side by side
+        for conv in convs:
+            samples += conv.pad * rate
+            rate *= conv.stride
+        return samples
+
     def decode(self, z: Tensor) -> Tensor:
         """latents [B, D, L], L > 0 → wav [B, 1, L·hop] in (−1, 1). Raises ValueError on other shapes.
 
