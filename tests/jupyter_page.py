@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCREENSHOTS = ROOT / "build" / "screenshots"
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SWITCHES = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream"]  # a microphone that beeps
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight exist, too
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # no question about news in the way
@@ -31,7 +32,7 @@ def chromium():
         path = next(filter(None, map(shutil.which, CHROMIUMS)), driver.chromium.executable_path)
         if not Path(path).exists():
             pytest.skip("no Chromium: install Debian's package chromium, or run `playwright install chromium`")
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"])
+        browser = driver.chromium.launch(executable_path=path, args=SWITCHES)
         yield browser
         browser.close()
 

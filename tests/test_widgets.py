@@ -18,7 +18,8 @@ from nbclient import NotebookClient
 
 from vox import audio, corpus, load, preset
 from vox.audio import Speech
-from vox.widgets import NO_VOICE, OWN_VOICE, Explorer, prompt, speak_panel, voices
+from vox.microphone import Microphone, samples
+from vox.widgets import MICROPHONE, NO_VOICE, OWN_VOICE, Explorer, prompt, speak_panel, voices
 
 PNG = b"\x89PNG"
 
@@ -233,9 +234,9 @@ def test_a_voice_is_of_the_corpus_or_of_a_file():
     assert given["prompt_text"] in corpus.texts("cmn", "test") and given["prompt_text"] != "四百一十二"
     for file, words in (((), "one"), (({"content": b""},), " ")):
         with pytest.raises(ValueError, match="needs a sound file and the words"):
-            prompt(speaker, "English", OWN_VOICE, file, words)
+            prompt(speaker, "English", OWN_VOICE, file, words=words)
     sound = audio.encode(torch.sin(torch.arange(22050) * 0.2) / 2, 22050)
-    own = prompt(speaker, "English", OWN_VOICE, ({"content": memoryview(sound)},), "one")
+    own = prompt(speaker, "English", OWN_VOICE, ({"content": memoryview(sound)},), words="one")
     assert own["prompt_text"] == "one" and len(own["prompt_wav"]) == rate
     panel = speak_panel(speaker)
     panel.controls["file"].value = [{"name": "a.wav", "type": "", "size": 1, "content": sound, "last_modified": datetime.datetime.now()}]
@@ -246,6 +247,27 @@ def test_a_voice_is_of_the_corpus_or_of_a_file():
         panel.set(words="")
         panel.recompute()
     assert "needs a sound file" in panel.note.value
+
+
+def test_a_voice_is_of_the_microphone():
+    speaker, sound = Speaker(), torch.sin(torch.arange(16000) * 0.2)
+    panel = speak_panel(speaker)
+    assert panel.controls["recorded"].rate == speaker.config.vae.sample_rate
+    with pytest.raises(ValueError, match="needs a recording .Record, speak, Stop. and the words"):
+        panel.set(voice=MICROPHONE, words="one")
+        panel.recompute()
+    panel.controls["recorded"].value = sound.numpy().tobytes()
+    with pytest.raises(ValueError, match="and the words"):
+        panel.set(words=" ")
+        panel.recompute()
+    panel.set(words="one")
+    panel.recompute()
+    told = speaker.asked[-1][1]
+    assert torch.equal(told["prompt_wav"], sound) and told["prompt_text"] == "one"
+
+
+def test_a_microphone_has_nothing_before_it_records():
+    assert samples(Microphone().value).shape == (0,)
 
 
 def test_speakers_of_the_panel_are_unseen_and_apart():

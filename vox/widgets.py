@@ -26,7 +26,7 @@ import torch
 import traitlets
 from matplotlib.figure import Figure
 
-from vox import audio, corpus, plots
+from vox import audio, corpus, microphone, plots
 
 WIDE = ipywidgets.Layout(width="26em")
 NOWHERE = ipywidgets.Layout(display="none")
@@ -230,7 +230,7 @@ def _rendered(result):
 # ---- speaking --------------------------------------------------------------------------------------------------------
 
 EXAMPLES = {"English": ("en-us", "four hundred and twelve"), "Mandarin": ("cmn", "四百一十二")}
-NO_VOICE, OWN_VOICE = "of its own making", "of my file"
+NO_VOICE, OWN_VOICE, MICROPHONE = "of its own making", "of my file", "of my microphone"
 
 
 def voices(count: int = 4) -> tuple[str, ...]:
@@ -239,10 +239,11 @@ def voices(count: int = 4) -> tuple[str, ...]:
     return speakers[:: len(speakers) // count][:count]
 
 
-def prompt(model, language: str, voice: str, file: tuple = (), words: str = "") -> dict:
-    """What `generate` has to be told for a voice: nothing, a recording of the corpus in a language, or the reader's file and its words.
+def prompt(model, language: str, voice: str, file: tuple = (), recorded: bytes = b"", words: str = "") -> dict:
+    """What `generate` has to be told for a voice: nothing, a recording of the corpus in a language, or the reader's own and its words.
 
-    Raises ValueError where the file or its words are missing.
+    The reader's own is a file, as FileUpload has it, or what a Microphone at the model's rate recorded. Raises ValueError where it or
+    its words are missing.
     """
     rate = model.config.vae.sample_rate
     if voice == NO_VOICE:
@@ -251,6 +252,10 @@ def prompt(model, language: str, voice: str, file: tuple = (), words: str = "") 
         if not file or not words.strip():
             raise ValueError("a voice of your own needs a sound file and the words that are said in it")
         return dict(prompt_wav=audio.load(bytes(file[0]["content"]), rate), prompt_text=words)
+    if voice == MICROPHONE:
+        if not recorded or not words.strip():
+            raise ValueError("a voice of your own needs a recording (Record, speak, Stop) and the words that are said in it")
+        return dict(prompt_wav=microphone.samples(recorded), prompt_text=words)
     code, example = EXAMPLES[language]
     texts = sorted((text for text in corpus.texts(code, "test") if text != example), key=len)
     said = texts[len(texts) // 2]  # of middle length: one to three seconds
@@ -258,14 +263,14 @@ def prompt(model, language: str, voice: str, file: tuple = (), words: str = "") 
 
 
 def speaking(model):
-    """draw(text, language, voice, file, words, cfg, steps, temperature, seed) of a model, for an Explorer: what it says, seen and heard."""
+    """draw(text, language, voice, file, recorded, words, cfg, steps, temperature, seed) of a model, for an Explorer: what it says, seen and heard."""
 
-    def draw(text, language, voice, file, words, cfg, steps, temperature, seed):
+    def draw(text, language, voice, file, recorded, words, cfg, steps, temperature, seed):
         """Waveform, spectrogram and stop probability of what the model says"""
         options = dict(cfg=cfg, steps=steps, temperature=temperature, seed=seed, progress=False)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            speech = model.generate(text.strip() or EXAMPLES[language][1], **prompt(model, language, voice, file, words), **options)
+            speech = model.generate(text.strip() or EXAMPLES[language][1], **prompt(model, language, voice, file, recorded, words), **options)
         facts = f"{speech.seconds:.2f} s of speech, {speech.stats['patches']} patches, ended by {speech.stats['ended_by']}"
         note = f"<b>{html.escape(speech.text)}</b><br>{facts}"
         note += "".join(f"<br>{html.escape(str(warning.message))}" for warning in said)
@@ -278,13 +283,14 @@ def speak_panel(model) -> Explorer:
     """A panel that makes a model speak: text, voice and every knob of `generate`; drawn when "Speak" is pressed.
 
     Without a text it says an example in the language, which is also the language of the corpus voices' prompts. A voice of your own
-    needs a sound file and its words; ask before you clone anybody else's.
+    needs a sound file or a recording, and its words; ask before you clone anybody else's.
     """
     controls = dict(
         text=ipywidgets.Textarea(EXAMPLES["English"][1], layout=WIDE, rows=2),
         language=list(EXAMPLES),
-        voice=[NO_VOICE, *voices(), OWN_VOICE],
+        voice=[NO_VOICE, *voices(), OWN_VOICE, MICROPHONE],
         file=ipywidgets.FileUpload(accept="audio/*", multiple=False, description="my file"),
+        recorded=microphone.Microphone(rate=model.config.vae.sample_rate),
         words=ipywidgets.Text(description="its words", layout=WIDE),
         cfg=[1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0],
         steps=[2, 4, 6, 10, 20, 40],

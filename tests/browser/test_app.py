@@ -23,6 +23,7 @@ def test_the_app_says_what_is_typed(page):
     page.tab.locator(f"{PANELS} img").wait_for(timeout=180_000)
     panel = Panel(page)
     assert not page.tab.locator("pre:has-text('import vox')").count()  # no code
+    assert panel.root.get_by_role("button", name="Record").is_enabled()
     before = panel.shown()
     assert "four hundred and twelve" in before[1]
     panel.speak("seven")

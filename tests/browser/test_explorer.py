@@ -21,6 +21,14 @@ OWN = [
 tone.precompute()
 tone""",
 ]
+HEARS = [
+    "import torch\nfrom vox import plots\nfrom vox.microphone import Microphone, samples\nfrom vox.widgets import Explorer",
+    '''def draw(recorded):
+    """What came to the kernel."""
+    wav = samples(recorded)
+    return plots.waveform(torch.cat((wav, torch.zeros(100))), 8000), f"{len(wav) / 8000:.2f} s, peak {wav.abs().max() if len(wav) else 0:.2f}"''',
+    "Explorer(draw, recorded=Microphone(rate=8000))",
+]
 FOLDER = ROOT / "notebooks"
 
 
@@ -41,9 +49,10 @@ def browser():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
-    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, OWN)))
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, folder / "own.ipynb")
+    for name, cells in (("own", OWN), ("hears", HEARS)):
+        notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, folder / f"{name}.ipynb")
     for path in STORED:
         shutil.copy(path, folder)
     return folder
@@ -122,6 +131,30 @@ def test_a_saved_notebook_shows_a_picture_when_it_is_cold(page, browser, address
     assert not cold.tab.locator(".widget-vbox").count()
     cold.close("cold")
     assert all("widget model not found" in error for error in cold.errors) and not cold.outside  # JupyterLab says so itself
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_microphone_records(page, allowed):
+    """What the page hears comes to the kernel as samples; a reader who says no is told so, and may try again."""
+    page.context.grant_permissions(["microphone"] if allowed else [])
+    page.open("hears.ipynb")
+    page.run_all()
+    panel = Panel(page)
+    assert panel.shown()[1].strip() == "0.00 s, peak 0.00"
+    panel.root.get_by_role("button", name="Record").click()
+    note = panel.root.get_by_role("status")
+    if not allowed:
+        note.get_by_text("No microphone: it was not allowed.").wait_for()
+        assert panel.root.get_by_role("button", name="Record").is_enabled()
+        return
+    note.get_by_text("recording …").wait_for()
+    page.tab.wait_for_timeout(1500)  # the browser's stand-in beeps once a second
+    panel.root.get_by_role("button", name="Stop").click()
+    note.get_by_text("s recorded").wait_for()
+    page.tab.wait_for_function("panel => !panel.innerText.includes('0.00 s')", arg=panel.root.element_handle())
+    seconds, peak = (float(word) for word in panel.shown()[1].replace(" s, peak", "").split())
+    assert 1 < seconds < 10 and 0.1 < peak <= 1
+    page.check()
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
