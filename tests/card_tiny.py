@@ -1,6 +1,7 @@
 """MODEL_CARD.md of the shipped model, filled from data/results/tiny*.json and the judges' own report: no figure is typed by hand."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 from vox.files import HOME, read_json, replacing
@@ -129,54 +130,62 @@ def how(part: dict) -> str:
     return f"`{part['command']}`, {minutes(part['seconds'])} on {where}."
 
 
-def card(results: dict, judges: dict, vae: dict, words: dict, lm: dict, bytes_shipped: int, rebuild: str) -> str:
-    """The model card as Markdown, of the measurements, the judges' report, the three training logs, the size of what ships and the
-    commands that make it again.
+def card(results: dict, judges: dict, runs: dict[str, dict], name: str, bytes_shipped: int, rebuild: str) -> str:
+    """The model card as Markdown, of the measurements, the judges' report, the training logs by title as MODELS has them, the name of the
+    shipped folder, the size of all that ships and the commands that make it again.
 
     Raises MissingPart naming parts without which there is no card, or that were measured on other weights than the rest.
     """
     needed = ["tts", "clone", "vae", "sphinx"]
-    if lacking := [name for name in needed if name not in results]:
+    if lacking := [part for part in needed if part not in results]:
         raise MissingPart(f"no card without {', '.join(lacking)}: python tests/measure_tiny.py {' '.join(lacking)}")
-    if others := [name for name in results if results[name]["weights"] != results["tts"]["weights"]]:
+    if others := [part for part in results if results[part]["weights"] != results["tts"]["weights"]]:
         raise MissingPart(f"{', '.join(others)} measured on other weights than tts: measure again")
-    latents = {"before": vae["model"]["latent_dim"], "after": lm["model"]["vae"]["latent_dim"]}
+    vae, words, lm = runs.values()
     steps = int(lm["steps"])
-    parts = [name for name in TITLES if name in results]
-    absent = [TITLES[name] for name in TITLES if name not in results]
-    runs = {"AudioVAE": vae, "VoxCPM on words": words, "VoxCPM on numbers, from there": lm}
+    parts = [part for part in TITLES if part in results]
+    absent = [TITLES[part] for part in TITLES if part not in results]
     sections = []
-    for name in parts:
-        part = results[name]
-        text = f"### {TITLES[name]}\n\n{all_figures(part, name)}\n"
-        if name == "clone":
+    for each in parts:
+        part = results[each]
+        text = f"### {TITLES[each]}\n\n{all_figures(part, each)}\n"
+        if each == "clone":
             candidates = " to ".join(map(str, part["figures"]["candidates"]))
             chance = number(part["figures"]["chance"], PERCENT)
             text += f"\nA voice is identified among {candidates}, one of each unseen variant; by chance {chance} are right.\n"
-        if name == "legs":
+        if each == "legs":
             hours = [[leg, minutes(int(leg) * lm["seconds"] / steps)] for leg in part["figures"]]
             text += f"\nWithout the retries of `generate`.\n\n{table(['steps', 'training time'], hours)}\n"
         sections.append(f"{text}\n{how(part)}\n")
-    return TEMPLATE.format(
+    model = MODELS[name]
+    facts = dict(
         layers=lm["model"]["tslm"]["layers"],
         hidden=lm["model"]["tslm"]["hidden"],
         patch=lm["model"]["patch"],
         rate=vae["model"]["sample_rate"],
-        before=latents["before"],
-        after=latents["after"],
-        rebuild=rebuild,
-        megabytes=f"{bytes_shipped / 1e6:.1f}",
-        training=training(runs),
+        before=vae["model"]["latent_dim"],
+        after=lm["model"]["vae"]["latent_dim"],
         vae_steps=vae["steps"],
         words_steps=words["steps"],
         lm_steps=steps,
-        seed=lm["seed"],
+        logs=" and ".join(", ".join(f"{log}.json" for log in model.logs.values()).rsplit(", ", 1)),
+    )
+    return TEMPLATE.format(
+        name=name,
+        title=model.title,
+        about=model.about.format(**facts),
+        data=model.data,
+        recipe=model.recipe.format(**facts),
+        limits=model.limits.format(**facts),
+        rebuild=rebuild,
+        megabytes=f"{bytes_shipped / 1e6:.1f}",
+        training=training(runs),
         bars=table(["", "aimed for", "measured", ""], list(bars(results, judges))),
         sections="\n".join(sections),
         absent=f"\nNot measured: {'; '.join(absent)}.\n" if absent else "",
         weights=results["tts"]["weights"],
         earlier=BEFORE.format(results["tts"]["before"]) if "before" in results["tts"] else "",
-        commits=", ".join(sorted({results[name]["machine"]["commit"] for name in parts})),
+        commits=", ".join(sorted({results[part]["machine"]["commit"] for part in parts})),
     )
 
 
@@ -185,19 +194,58 @@ package needs and which changes nothing but rounding. They were trained with muP
 of silence between joined utterances; `make tiny` has muP in all stacks and draws how long each pause is"""
 
 
-TEMPLATE = """# tiny: a small VoxCPM that says numbers, times and dates in English and Mandarin
+@dataclass(frozen=True)
+class Model:
+    """What the card of a shipped model says of it alone."""
 
-**What it is.** VoxCPM (arXiv 2509.24650) at preset `tiny`: a text-semantic LM of {layers} layers, {hidden} wide, patches of {patch}
+    title: str
+    about: str
+    data: str
+    recipe: str
+    logs: dict[str, str]  # title of a run: its file in data/results
+    limits: str
+
+
+MODELS = {
+    "tiny": Model(
+        "a small VoxCPM that says numbers, times and dates in English and Mandarin",
+        """VoxCPM (arXiv 2509.24650) at preset `tiny`: a text-semantic LM of {layers} layers, {hidden} wide, patches of {patch}
 latents, on an AudioVAE of its own at {rate} Hz. Everything was trained from nothing by the code in this repository. `vox.load("tiny")`
-loads it offline, and the official package `voxcpm` reads the same folder. All of data/checkpoints takes {megabytes} MB.
-
-**Data.** The synthetic corpora `words` and `numbers` (see data/README.md): no recording of a person is in it. Every text
-of the figures below was held out of training; unseen voices were too, seen ones were trained on.
-
-**Recipe.** The AudioVAE took {vae_steps} steps; then latent channels that say less than their own noise were dropped, {after} of
+loads it offline""",
+        "`words` and `numbers`",
+        """The AudioVAE took {vae_steps} steps; then latent channels that say less than their own noise were dropped, {after} of
 {before} stayed. On those latents VoxCPM took {words_steps} steps on words in random order, which it can only say by reading, and from
 there, with a fresh optimiser, {lm_steps} steps on numbers, half of whose sequences join two or three utterances of one voice; both with
-warm-up, stable phase and decay. All settings and losses are in data/results/tiny_vae.json, tiny_words.json and tiny_lm.json.
+warm-up, stable phase and decay. All settings and losses are in data/results: {logs}.""",
+        {"AudioVAE": "tiny_vae", "VoxCPM on words": "tiny_words", "VoxCPM on numbers, from there": "tiny_lm"},
+        """- The AudioVAE keeps words and loses melody: whoever speaks, its pitch stands at 100 or 200 Hz
+  ([notebook 02](../../../notebooks/02_audio_vae.ipynb) measures it). Much of a voice is gone before VoxCPM sees it.""",
+    ),
+    "voices": Model(
+        "a VoxCPM of preset tiny on latents that keep the pitch, trained on many voices",
+        """VoxCPM (arXiv 2509.24650) at preset `tiny`: a text-semantic LM of {layers} layers, {hidden} wide, patches of {patch}
+latents, on the latents of [pitch_vae](../pitch_vae/MODEL_CARD.md) ({after} channels, {rate} Hz), whose decoder was trained further.
+`vox.load("data/checkpoints/voices")` loads it offline, `-p model` of the notebooks takes that folder""",
+        "`words` and `voices`",
+        """The encoder is that of pitch_vae, unchanged. Its decoder alone took {vae_steps} more steps, with discriminators, so the latents
+stayed what they were. On them VoxCPM took {words_steps} steps on words in random order, which it can only say by reading, and from there,
+with a fresh optimiser, {lm_steps} steps on `voices`, half of whose sequences join two or three utterances of one voice; both with warm-up,
+stable phase and decay. All settings and losses are in data/results: {logs}. The decoder was trained beside the LM, which does not hear
+it: the order of the commands below makes no difference.""",
+        {"decoder": "voices_decoder", "VoxCPM on words": "voices_words", "VoxCPM on voices, from there": "voices_lm"},
+        """- A voice comes out of the AudioVAE rougher than it went in.""",
+    ),
+}
+
+
+TEMPLATE = """# {name}: {title}
+
+**What it is.** {about}, and the official package `voxcpm` reads the same folder. All of data/checkpoints takes {megabytes} MB.
+
+**Data.** The synthetic corpora {data} (see data/README.md): no recording of a person is in it. Every text
+of the figures below was held out of training; unseen voices were too, seen ones were trained on.
+
+**Recipe.** {recipe}
 
 {training}
 
@@ -205,7 +253,7 @@ Wall time is that of a machine that may have done other work beside it. **Not ru
 
 ## Made again
 
-`make tiny` does it all:
+`make {name}` does it all:
 
 ```
 {rebuild}
@@ -228,10 +276,9 @@ Measured on weights {weights}{earlier}, with the code of {commits}.
 - A closed vocabulary: numbers, times and dates. Letters and characters outside the words it was trained on were never learnt.
 - Aims that were missed stand as such in the table above. Where clones are identified about as often as by chance, the model says the
   text in a voice of its own, and not in the prompt's.
-- The AudioVAE keeps words and loses melody: whoever speaks, its pitch stands at 100 or 200 Hz
-  ([notebook 02](../../../notebooks/02_audio_vae.ipynb) measures it). Much of a voice is gone before VoxCPM sees it.
+{limits}
 - Synthetic voices of espeak-ng: what it clones are other settings and variants of that synthesiser, not people.
-- {rate} Hz; short sentences; English and Mandarin.
+- 16000 Hz; short sentences; English and Mandarin.
 - The judges are small and know this corpus only. Their figures say nothing about other speech.
 
 ## Consent
@@ -248,9 +295,8 @@ Apache 2.0, as the code.
 VAE_TEMPLATE = """# pitch_vae: an AudioVAE of preset tiny that keeps the pitch
 
 **What it is.** The AudioVAE of VoxCPM (arXiv 2509.24650, §3.4) at the sizes of preset `tiny`, {channels} latent channels at 25 Hz.
-`vox.load_vae("data/checkpoints/pitch_vae")` loads it, and `-p vae` of notebook 12 trains a VoxCPM on it. It is the beginning of the
-next `tiny`; the shipped one has an AudioVAE of its own, which loses the pitch. [Notebook 02](../../../notebooks/02_audio_vae.ipynb)
-plays both.
+`vox.load_vae("data/checkpoints/pitch_vae")` loads it, and `-p vae` of notebook 12 trains a VoxCPM on it. [voices](../voices/MODEL_CARD.md)
+is one. `tiny` has an AudioVAE of its own, which loses the pitch. [Notebook 02](../../../notebooks/02_audio_vae.ipynb) plays both.
 
 **Data.** The synthetic corpus `voices` (see data/README.md), {hours} hours: no recording of a person is in it. Voices and texts of
 the figures below were held out.
@@ -283,7 +329,7 @@ Recordings of unseen voices through it, and through Opus. "above" compares text 
 ## Limits
 
 - Synthetic voices, one corpus; {rate} Hz; a voice comes out rougher than it went in.
-- KL and latent size are larger than those of the shipped AudioVAE: more for VoxCPM to draw. No VoxCPM was trained on it yet.
+- KL and latent size are larger than those of the shipped AudioVAE: more for VoxCPM to draw. [voices](../voices/MODEL_CARD.md) was trained on it.
 
 ## Consent, licence
 
@@ -342,16 +388,17 @@ def write_card(folder, measured, results):
 
     Raises ValueError naming a file or a part that is not there.
     """
-    whole = (Path(folder) / "model.safetensors").is_file()
-    names = ("tiny_vae", "tiny_words", "tiny_lm") if whole else ("pitch_vae_first_log", "pitch_vae_log")
-    paths = [Path(measured), HOME / "data/checkpoints/judge/judge.json", *(Path(results) / f"{name}.json" for name in names)]
+    name = Path(folder).name
+    model = MODELS.get(name)
+    names = tuple(model.logs.values()) if model else ("pitch_vae_first_log", "pitch_vae_log")
+    paths = [Path(measured), HOME / "data/checkpoints/judge/judge.json", *(Path(results) / f"{log}.json" for log in names)]
     for path in paths:
         if not path.is_file():
             raise MissingPart(f"no card without {path}: python tests/measure_tiny.py {'log' if path.stem in names else ''}")
     measurement, judges, *logs = map(read_json, paths)
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
-    if whole:
-        text = card(measurement, judges, *logs, shipped(), rebuild(makefile))
+    if model:
+        text = card(measurement, judges, dict(zip(model.logs, logs, strict=True)), name, shipped(), rebuild(makefile, name))
     else:
         channels = read_config(folder)[0].vae.latent_dim
         text = vae_card(measurement["vae"], *logs, channels, rebuild(makefile, "pitch_vae"))

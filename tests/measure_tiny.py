@@ -8,6 +8,10 @@ The same of an AudioVAE alone, with a card of its own:
     PYTHONPATH=. python tests/measure_tiny.py log --pitch-first RUN --pitch RUN --threads N
     PYTHONPATH=. python tests/measure_tiny.py vae card --model data/checkpoints/pitch_vae --out data/results/pitch_vae.json
 
+And of the model on its latents:
+    PYTHONPATH=. python tests/measure_tiny.py log --voices-decoder RUN --voices-words RUN --voices-lm RUN --threads N
+    PYTHONPATH=. python tests/measure_tiny.py tts clone vae sphinx card --model data/checkpoints/voices --out data/results/voices.json
+
 Parts: tts, clone, vae, sphinx; sixteen (with --float32) and legs (with --legs, folders named after their steps). Those named are
 measured; without a name, those missing from the results or made of other weights. Each is written as soon as it is done, so a
 run that is cut goes on at the next part. Not a test.
@@ -44,6 +48,9 @@ LOGS = {  # argument: (file in data/results, which run)
     "lm": ("tiny_lm", "VoxCPM on numbers, after it"),
     "pitch-first": ("pitch_vae_first_log", "the AudioVAE that keeps the pitch, its first run"),
     "pitch": ("pitch_vae_log", "its second run"),
+    "voices-decoder": ("voices_decoder", "its decoder, trained further"),
+    "voices-words": ("voices_words", "VoxCPM on words, on its latents"),
+    "voices-lm": ("voices_lm", "VoxCPM on voices, after it"),
 }
 
 

@@ -15,8 +15,8 @@ from vox.config import preset, to_dict
 from vox.files import HOME, read_json, write_json
 from vox.state import read_tensors
 
-SHIPPED = HOME / "data/checkpoints/tiny"
-shipped = pytest.mark.skipif(not SHIPPED.is_dir() and not os.environ.get("CI"), reason="no weights of tiny are shipped yet")
+CHECKPOINTS = HOME / "data/checkpoints"
+shipped = pytest.mark.skipif(not (CHECKPOINTS / "tiny").is_dir() and not os.environ.get("CI"), reason="no weights of tiny are shipped yet")
 
 FIGURE = [0.0123, 0.0101, 0.0234, 40]
 
@@ -123,27 +123,29 @@ def a_log(model):
     return {"steps": 10, "seconds": 4000.0, "threads": 1, "seed": 0, "logged": {"cpu": "c", "torch": "2"}, "model": model}
 
 
-def test_the_card_says_what_was_measured():
+@pytest.mark.parametrize("name", card_tiny.MODELS)
+def test_the_card_says_what_was_measured(name):
     report = {
         "errors": {"recogniser": {v: {"en-us": FIGURE, "cmn": FIGURE} for v in ("seen", "unseen")}, "speaker": {"unseen": {"eer": FIGURE}}}
     }
     config = to_dict(preset("tiny"))
-    logs = a_log(config["vae"]), a_log(config), a_log(config)
+    runs = dict(zip(card_tiny.MODELS[name].logs, (a_log(config["vae"]), a_log(config), a_log(config)), strict=True))
     results = a_measurement()
-    text = card_tiny.card(results, report, *logs, 12_300_000, "make it")
+    text = card_tiny.card(results, report, runs, name, 12_300_000, "make it")
     for part in results.values():
         for figures in part["figures"].values():
-            for name, sides in figures.items() if isinstance(figures, dict) else ():
+            for figure, sides in figures.items() if isinstance(figures, dict) else ():
                 for values in sides.values():
-                    assert card_tiny.figure(values, card_tiny.MEASURES[name][1]) in text
+                    assert card_tiny.figure(values, card_tiny.MEASURES[figure][1]) in text
+    assert text.startswith(f"# {name}: ") and f"`make {name}`" in text and "{" not in text
     assert "12.3 MB" in text and "1.1 h" in text and "Not measured: " in text and "not run on a gpu" in text.lower()
     del results["vae"]
     with pytest.raises(card_tiny.MissingPart, match="no card without vae"):
-        card_tiny.card(results, report, *logs, 0, "")
+        card_tiny.card(results, report, runs, name, 0, "")
     results = a_measurement()
     results["clone"]["weights"] = "others"
     with pytest.raises(card_tiny.MissingPart, match="clone measured on other weights"):
-        card_tiny.card(results, report, *logs, 0, "")
+        card_tiny.card(results, report, runs, name, 0, "")
 
 
 def test_the_card_says_how_it_was_made():
@@ -176,8 +178,9 @@ def test_a_log_is_short(tmp_path):
 
 
 @shipped
-def test_what_ships_is_small():
-    paths = sorted(SHIPPED.glob("*.safetensors"))
+@pytest.mark.parametrize("name", card_tiny.MODELS)
+def test_what_ships_is_small(name):
+    paths = sorted((CHECKPOINTS / name).glob("*.safetensors"))
     assert [path.name for path in paths] == ["audiovae.safetensors", "model.safetensors"]
     assert card_tiny.shipped() < 40e6
     for path in paths:
@@ -185,23 +188,34 @@ def test_what_ships_is_small():
 
 
 @shipped
-def test_what_ships_speaks():
+@pytest.mark.parametrize("name", card_tiny.MODELS)
+def test_what_ships_speaks(name):
     """A held-out text of each language, heard almost right."""
     texts = [min(vox.corpus.texts(language, "validation")) for language in vox.corpus.LANGUAGES]
-    speeches = vox.load("tiny", device="cpu").generate(texts, seed=0, progress=False)
+    speeches = vox.load(CHECKPOINTS / name, device="cpu").generate(texts, seed=0, progress=False)
     heard = judge.load().transcribe([speech.wav for speech in speeches])
     assert metrics.error_rate(texts, heard).value <= 0.34, heard
 
 
 @shipped
-def test_the_card_that_ships_is_of_these_weights():
+@pytest.mark.parametrize("name", card_tiny.MODELS)
+def test_the_card_that_ships_is_of_these_weights(name):
     """Every figure of the results was measured on what ships, and stands in the card; and the card is made again as it says."""
-    which, card = measure_tiny.weights(SHIPPED), (SHIPPED / "MODEL_CARD.md").read_text(encoding="utf-8")
+    folder = CHECKPOINTS / name
+    which, card = measure_tiny.weights(folder), (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert which in card
-    for name, part in read_json(HOME / "data/results/tiny.json").items():
-        assert part["weights"] == which, f"{name} was measured on other weights: python tests/measure_tiny.py {name}, then card"
-        assert card_tiny.all_figures(part, name) in card, f"the card lacks {name}: python tests/measure_tiny.py card"
-    assert card_tiny.rebuild((HOME / "Makefile").read_text(encoding="utf-8")) in card
+    for part, found in read_json(HOME / f"data/results/{name}.json").items():
+        assert found["weights"] == which, f"{part} was measured on other weights: python tests/measure_tiny.py {part}, then card"
+        assert card_tiny.all_figures(found, part) in card, f"the card lacks {part}: python tests/measure_tiny.py card"
+    assert card_tiny.rebuild((HOME / "Makefile").read_text(encoding="utf-8"), name) in card
+
+
+@shipped
+def test_voices_speaks_on_the_latents_of_pitch_vae():
+    """Its decoder was trained further, and its encoder not at all: recordings become the latents that the LM was trained on."""
+    one, two = (vox.load_vae(CHECKPOINTS / name, device="cpu").state_dict() for name in ("pitch_vae", "voices"))
+    changed = {name.split(".")[0] for name in one if not torch.equal(one[name], two[name])}
+    assert changed == {"decoder"}
 
 
 @shipped

@@ -17,6 +17,7 @@ from vox import VoxCPM, lab, load_vae, preset, state
 from vox.text import CharTokenizer
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "12_scale.ipynb"
+PITCH_VAE = NOTEBOOK.parent.parent / "data" / "checkpoints" / "pitch_vae"
 SHORT = {"preset": "nano", "hours": 0.02, "vae_steps": 3, "steps": 8, "every": 4, "rows": 2, "device": "cpu"}
 
 
@@ -113,6 +114,19 @@ def test_the_audiovae_that_keeps_the_pitch_is_made_in_two_runs(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.notebook
+def test_voices_is_made_on_latents_that_stay(tmp_path):
+    """The decoder is trained further, then a VoxCPM on the same latents; it speaks through that decoder."""
+    assert rebuild(tmp_path / "root", "voices") == 3
+    decoder, whole = (tmp_path / "root" / name for name in ("voices_decoder", "voices"))
+    row = json.loads((decoder / "history.json").read_text())["vae"][0]
+    assert row["step"] == 1 and row["adversarial"] > 0 and row["waveform"] > 0
+    begun, trained, last = (load_vae(f, device="cpu").state_dict() for f in (PITCH_VAE, decoder / "model", whole / "model"))
+    assert {name.split(".")[0] for name in begun if not torch.equal(begun[name], trained[name])} == {"decoder"}
+    assert all(torch.equal(trained[name], last[name]) for name in trained)
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
 def test_tiny_rebuilt_twice_is_the_same(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert rebuild(first) == rebuild(second) == 3
@@ -146,6 +160,7 @@ def test_a_start_must_fit(tmp_path):
     for wrong, message in (
         ({"vae": other}, "give one of them"),
         ({"vae_only": True}, "give vae_start to train it on"),
+        ({"changes": {"vae_train.encoder": False}}, "give the AudioVAE it is in as vae_start"),
         ({}, "other holds another model: give the preset and the changes"),
     ):
         status, complaint = ended(start(tmp_path / "out", start=other, **wrong))
