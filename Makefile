@@ -4,7 +4,7 @@
 #                 its first words, in runs/first_words, with all of it on one page, report.html
 # make tiny       train preset tiny from nothing: AudioVAE, VoxCPM and judges, in runs/tiny and beside it; hours
 # make pitch_vae  the AudioVAE that keeps the pitch, from nothing, in runs/pitch_vae; hours
-# make voices     VoxCPM on its latents, from nothing, in runs/voices; hours
+# make voices     VoxCPM on the latents of pitch_vae, in runs/voices; hours
 # make book       the whole suite as pages to read in a browser, without running anything, in build/book
 # make test       every test; make test-fast leaves out the slow ones, the notebooks and the browser
 # make notebooks  run every notebook in full and store it as readers will meet it
@@ -66,14 +66,12 @@ pitch_vae: .venv/lab.done
 
 voices: OUT = runs/voices
 voices: .venv/lab.done
-	@mkdir -p $(OUT)_decoder $(OUT)_words $(OUT)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_decoder/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 0 -p vae_only True \
-	    -y 'changes: {vae_train.encoder: False, vae_train.steps: 3000, vae_train.warmup: 100, vae_train.decay: 1500, vae_train.lr: 5.0e-4, vae_train.lr_end: 5.0e-5, vae_train.waveform: 5.0, vae_train.adversarial_from: 0}' \
-	    -p vae_start data/checkpoints/pitch_vae -p out $(OUT)_decoder $(ARGS)
+	@mkdir -p $(OUT)_words $(OUT)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_words/12_scale.ipynb -p preset tiny -p corpus words -p hours 1.5 \
-	    -y 'changes: {flow.t_mean: 1.0, train.steps: 4000, train.decay: 1111, train.join: 0.0}' -p steps 0 -p vae $(OUT)_decoder/model -p out $(OUT)_words $(ARGS)
+	    -y 'changes: {flow.t_mean: 1.0, train.steps: 4000, train.decay: 1111, train.join: 0.0}' -p steps 0 -p vae data/checkpoints/pitch_vae \
+	    -p out $(OUT)_words $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 \
-	    -y 'changes: {train.steps: 18000, train.decay: 6000}' -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)
+	    -y 'changes: {train.steps: 20000, train.decay: 7000}' -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)
 	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
 
 book: .venv/lab.done

@@ -224,15 +224,13 @@ warm-up, stable phase and decay. All settings and losses are in data/results: {l
     "voices": Model(
         "a VoxCPM of preset tiny on latents that keep the pitch, trained on many voices",
         """VoxCPM (arXiv 2509.24650) at preset `tiny`: a text-semantic LM of {layers} layers, {hidden} wide, patches of {patch}
-latents, on the latents of [pitch_vae](../pitch_vae/MODEL_CARD.md) ({after} channels, {rate} Hz), whose decoder was trained further.
+latents, on the AudioVAE [pitch_vae](../pitch_vae/MODEL_CARD.md) ({after} channels, {rate} Hz).
 `vox.load("data/checkpoints/voices")` loads it offline, `-p model` of the notebooks takes that folder""",
         "`words` and `voices`",
-        """The encoder is that of pitch_vae, unchanged. Its decoder alone took {vae_steps} more steps, with discriminators, so the latents
-stayed what they were. On them VoxCPM took {words_steps} steps on words in random order, which it can only say by reading, and from there,
-with a fresh optimiser, {lm_steps} steps on `voices`, half of whose sequences join two or three utterances of one voice; both with warm-up,
-stable phase and decay. All settings and losses are in data/results: {logs}. The decoder was trained beside the LM, which does not hear
-it: the order of the commands below makes no difference.""",
-        {"decoder": "voices_decoder", "VoxCPM on words": "voices_words", "VoxCPM on voices, from there": "voices_lm"},
+        """The AudioVAE is that of pitch_vae, unchanged. On its latents VoxCPM took {words_steps} steps on words in random order, which
+it can only say by reading, and from there, with a fresh optimiser, {lm_steps} steps on `voices`, half of whose sequences join two or
+three utterances of one voice; both with warm-up, stable phase and decay. All settings and losses are in data/results: {logs}.""",
+        {"AudioVAE, second run": "pitch_vae_log", "VoxCPM on words": "voices_words", "VoxCPM on voices, from there": "voices_lm"},
         """- A voice comes out of the AudioVAE rougher than it went in.""",
     ),
 }
@@ -329,7 +327,7 @@ Recordings of unseen voices through it, and through Opus. "above" compares text 
 ## Limits
 
 - Synthetic voices, one corpus; {rate} Hz; a voice comes out rougher than it went in.
-- KL and latent size are larger than those of the shipped AudioVAE: more for VoxCPM to draw. [voices](../voices/MODEL_CARD.md) was trained on it.
+- KL and latent size are larger than those of the AudioVAE of tiny: more for VoxCPM to draw.
 
 ## Consent, licence
 

@@ -9,7 +9,7 @@ The same of an AudioVAE alone, with a card of its own:
     PYTHONPATH=. python tests/measure_tiny.py vae card --model data/checkpoints/pitch_vae --out data/results/pitch_vae.json
 
 And of the model on its latents:
-    PYTHONPATH=. python tests/measure_tiny.py log --voices-decoder RUN --voices-words RUN --voices-lm RUN --threads N
+    PYTHONPATH=. python tests/measure_tiny.py log --voices-words RUN --voices-lm RUN --threads N
     PYTHONPATH=. python tests/measure_tiny.py tts clone vae sphinx card --model data/checkpoints/voices --out data/results/voices.json
 
 Parts: tts, clone, vae, sphinx; sixteen (with --float32) and legs (with --legs, folders named after their steps). Those named are
@@ -48,7 +48,6 @@ LOGS = {  # argument: (file in data/results, which run)
     "lm": ("tiny_lm", "VoxCPM on numbers, after it"),
     "pitch-first": ("pitch_vae_first_log", "the AudioVAE that keeps the pitch, its first run"),
     "pitch": ("pitch_vae_log", "its second run"),
-    "voices-decoder": ("voices_decoder", "its decoder, trained further"),
     "voices-words": ("voices_words", "VoxCPM on words, on its latents"),
     "voices-lm": ("voices_lm", "VoxCPM on voices, after it"),
 }

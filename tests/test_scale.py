@@ -114,15 +114,14 @@ def test_the_audiovae_that_keeps_the_pitch_is_made_in_two_runs(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.notebook
-def test_voices_is_made_on_latents_that_stay(tmp_path):
-    """The decoder is trained further, then a VoxCPM on the same latents; it speaks through that decoder."""
-    assert rebuild(tmp_path / "root", "voices") == 3
-    decoder, whole = (tmp_path / "root" / name for name in ("voices_decoder", "voices"))
-    row = json.loads((decoder / "history.json").read_text())["vae"][0]
-    assert row["step"] == 1 and row["adversarial"] > 0 and row["waveform"] > 0
-    begun, trained, last = (load_vae(f, device="cpu").state_dict() for f in (PITCH_VAE, decoder / "model", whole / "model"))
-    assert {name.split(".")[0] for name in begun if not torch.equal(begun[name], trained[name])} == {"decoder"}
-    assert all(torch.equal(trained[name], last[name]) for name in trained)
+def test_voices_is_made_in_two_runs(tmp_path):
+    """Of words, and from there of voices, on an AudioVAE that is taken over as it is."""
+    assert rebuild(tmp_path / "root", "voices") == 2
+    words, voices = (json.loads((tmp_path / "root" / name / "metrics.json").read_text()) for name in ("voices_words", "voices"))
+    assert words["finished"] and voices["finished"] and voices["parameters"]["start"] == str(tmp_path / "root/voices_words/model")
+    assert (words["parameters"]["corpus"], voices["parameters"]["corpus"]) == ("words", "voices")
+    before, after = (load_vae(folder, device="cpu").state_dict() for folder in (PITCH_VAE, tmp_path / "root/voices/model"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.slow
@@ -170,7 +169,8 @@ def test_a_start_must_fit(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.notebook
-def test_an_audio_vae_may_be_trained_on_with_more_channels(tmp_path):
+def test_an_audio_vae_may_be_trained_on(tmp_path):
+    """With more channels, or its decoder alone, on latents that stay what they are."""
     few = {"vae.latent_dim": 4}
     status, complaint = ended(start(tmp_path / "first", changes=few, vae_steps=2, vae_only=True))
     assert status == 0, complaint
@@ -188,6 +188,13 @@ def test_an_audio_vae_may_be_trained_on_with_more_channels(tmp_path):
     one, two = (state.read_tensors(tmp_path / name / "model/audiovae.safetensors") for name in ("first", "second"))
     name = "decoder.model.1.weight_v"
     assert two[name].shape[1] <= 6 and one[name].shape[1] <= 4 and not torch.equal(one[name], two[name][:, : one[name].shape[1]])
+    alone = {"vae_train.encoder": False, "vae_train.adversarial_from": 0}
+    options = dict(vae_steps=2, vae_only=True, vae_start=str(tmp_path / "second/model"))
+    status, complaint = ended(start(tmp_path / "third", changes=alone, **options))
+    assert status == 0, complaint
+    three = state.read_tensors(tmp_path / "third/model/audiovae.safetensors")
+    assert {name.split(".")[0] for name in two if not torch.equal(two[name], three[name])} == {"decoder"}
+    assert json.loads((tmp_path / "third/history.json").read_text())["vae"][0]["adversarial"] > 0
 
 
 RULES = dict(size=("s", "m"), name=str, count=int, share=float, loud=bool)

@@ -68,7 +68,12 @@ export default {render({model, el}) {
 
 
 class Microphone(anywidget.AnyWidget):
-    """A button "Record", then "Stop". `value`: the samples as bytes of float32 at `rate` Hz, empty before; `problem`: why there are none."""
+    """A button "Record", then "Stop". `value`: the samples as bytes of float32 at `rate` Hz, empty before; `problem`: why there are none.
+
+    >>> microphone = Microphone(rate=16000)
+    >>> microphone  # record, and then
+    >>> samples(microphone.value)
+    """
 
     _esm = SOURCE
     description = traitlets.Unicode("microphone")

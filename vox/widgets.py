@@ -263,14 +263,14 @@ def prompt(model, language: str, voice: str, file: tuple = (), recorded: bytes =
 
 
 def speaking(model):
-    """draw(text, language, voice, file, recorded, words, cfg, steps, temperature, seed) of a model, for an Explorer: what it says, seen and heard."""
+    """draw(text, language, voice, file, recorded, words, **knobs of generate) of a model, for an Explorer: what it says, seen and heard."""
 
-    def draw(text, language, voice, file, recorded, words, cfg, steps, temperature, seed):
+    def draw(text, language, voice, file, recorded, words, **knobs):
         """Waveform, spectrogram and stop probability of what the model says"""
-        options = dict(cfg=cfg, steps=steps, temperature=temperature, seed=seed, progress=False)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            speech = model.generate(text.strip() or EXAMPLES[language][1], **prompt(model, language, voice, file, recorded, words), **options)
+            before = prompt(model, language, voice, file, recorded, words)
+            speech = model.generate(text.strip() or EXAMPLES[language][1], **before, **knobs, progress=False)
         facts = f"{speech.seconds:.2f} s of speech, {speech.stats['patches']} patches, ended by {speech.stats['ended_by']}"
         note = f"<b>{html.escape(speech.text)}</b><br>{facts}"
         note += "".join(f"<br>{html.escape(str(warning.message))}" for warning in said)

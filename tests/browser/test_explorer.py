@@ -26,7 +26,8 @@ HEARS = [
     '''def draw(recorded):
     """What came to the kernel."""
     wav = samples(recorded)
-    return plots.waveform(torch.cat((wav, torch.zeros(100))), 8000), f"{len(wav) / 8000:.2f} s, peak {wav.abs().max() if len(wav) else 0:.2f}"''',
+    peak = wav.abs().max() if len(wav) else 0
+    return plots.waveform(torch.cat((wav, torch.zeros(100))), 8000), f"{len(wav) / 8000:.2f} s, peak {peak:.2f}"''',
     "Explorer(draw, recorded=Microphone(rate=8000))",
 ]
 FOLDER = ROOT / "notebooks"
