@@ -217,8 +217,9 @@ def test_voices_speaks_on_the_latents_of_pitch_vae():
 
 
 @shipped
-def test_the_readme_quotes_the_figures():
-    results, readme = read_json(HOME / "data/results/tiny.json"), (HOME / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("model", card_tiny.MODELS)
+def test_the_readme_quotes_the_figures(model):
+    results, readme = read_json(HOME / f"data/results/{model}.json"), (HOME / "README.md").read_text(encoding="utf-8")
     for part, entry in (("tts", "no prompt"), ("clone", "cloned")):
         figures = results[part]["figures"][entry]
         for name in {"error_rate en-us", "error_rate cmn", "stop_failures", "identified"} & figures.keys():

@@ -260,7 +260,7 @@ class AudioVAE(nn.Module):
         return self.encode_stats(wav)[0]
 
     def reach(self) -> int:
-        """Samples before its own 640 that a latent depends on: what every convolution of the encoder pads, at its rate."""
+        """How many samples before its own `hop` a latent depends on: what every convolution of the encoder pads, at its rate."""
         convs = [module for module in self.encoder.modules() if isinstance(module, CausalConv)]
         rate, samples = 1, -convs[-1].pad * self.config.hop  # the two heads stand side by side
         for conv in convs:
