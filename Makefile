@@ -71,7 +71,7 @@ voices: .venv/lab.done
 	    -y 'changes: {flow.t_mean: 1.0, train.steps: 4000, train.decay: 1111, train.join: 0.0}' -p steps 0 -p vae data/checkpoints/pitch_vae \
 	    -p out $(OUT)_words $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 \
-	    -y 'changes: {train.steps: 20000, train.decay: 7000}' -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)
+	    -y 'changes: {train.steps: 19000, train.decay: 6500}' -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)
 	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
 
 book: .venv/lab.done
