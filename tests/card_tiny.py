@@ -229,7 +229,8 @@ latents, on the AudioVAE [pitch_vae](../pitch_vae/MODEL_CARD.md) ({after} channe
         "`words` and `voices`",
         """The AudioVAE is that of pitch_vae, unchanged. On its latents VoxCPM took {words_steps} steps on words in random order, which
 it can only say by reading, and from there, with a fresh optimiser, {lm_steps} steps on `voices`, half of whose sequences join two or
-three utterances of one voice; both with warm-up, stable phase and decay. All settings and losses are in data/results: {logs}.""",
+three utterances of one voice; both with warm-up, stable phase and decay. How many steps the second would take, and on how many threads,
+was settled in its stable phase, which does not depend on it. All settings and losses are in data/results: {logs}.""",
         {"AudioVAE, second run": "pitch_vae_log", "VoxCPM on words": "voices_words", "VoxCPM on voices, from there": "voices_lm"},
         """- A voice comes out of the AudioVAE rougher than it went in.""",
     ),
