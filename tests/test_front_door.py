@@ -39,7 +39,7 @@ def test_every_direct_dependency_is_pinned_and_the_pin_is_what_runs(requirement)
 
 
 def test_every_import_is_a_declared_dependency():
-    """What `import vox` loads is in the dependencies; what a function, widgets or book load may also come with the lab or the cluster."""
+    """What `import vox` loads is in the dependencies; what a function, widgets, microphone or book load may also come with the lab or the cluster."""
     package = {"PIL": "pillow", "yaml": "pyyaml"}  # where the module's name is not the package's
     runtime = {canonicalize_name(name) for name in PROJECT["dependencies"]}
     for path in (ROOT / "vox").glob("*.py"):
@@ -47,7 +47,7 @@ def test_every_import_is_a_declared_dependency():
         for node in ast.walk(module):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            always = node in module.body and path.stem not in ("widgets", "book")
+            always = node in module.body and path.stem not in ("widgets", "microphone", "book")
             allowed = runtime if always else runtime | set(EXTRAS["lab"]) | set(EXTRAS["cluster"])
             for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"vox"}:
                 name = canonicalize_name(package.get(top, top))
