@@ -39,7 +39,7 @@ def test_every_direct_dependency_is_pinned_and_the_pin_is_what_runs(requirement)
 
 
 def test_every_import_is_a_declared_dependency():
-    """What `import vox` loads is in the dependencies; what a function, widgets, microphone or book load may also come with the lab or the cluster."""
+    """What `import vox` loads is in the dependencies; what a function, a widget or book loads may also come with the lab or the cluster."""
     package = {"PIL": "pillow", "yaml": "pyyaml"}  # where the module's name is not the package's
     runtime = {canonicalize_name(name) for name in PROJECT["dependencies"]}
     for path in (ROOT / "vox").glob("*.py"):
