@@ -232,7 +232,7 @@ it can only say by reading, and from there, with a fresh optimiser, {lm_steps} s
 three utterances of one voice; both with warm-up, stable phase and decay. How many steps the second would take, and on how many threads,
 was settled in its stable phase, which does not depend on it. All settings and losses are in data/results: {logs}.""",
         {"AudioVAE, second run": "pitch_vae_log", "VoxCPM on words": "voices_words", "VoxCPM on voices, from there": "voices_lm"},
-        """- A voice comes out of the AudioVAE rougher than it went in.""",
+        """- A voice comes out of the AudioVAE rougher than it went in, and out of VoxCPM hoarser still: the pitch error stands above.""",
     ),
 }
 
