@@ -23,7 +23,8 @@ def peak_hertz(wav, rate):
 
 @pytest.mark.parametrize("extension", ["wav", "flac"])
 def test_a_saved_waveform_comes_back_within_half_a_step(tmp_path, extension):
-    wav = torch.cat([torch.tensor([-1.0, 1.0, 0.0]), torch.rand(5000) * 2 - 1])
+    inside = 0.999 * (torch.rand(5000, generator=torch.Generator().manual_seed(0)) * 2 - 1)  # what is near +1 is rounded as +1 is
+    wav = torch.cat([torch.tensor([-1.0, 1.0, 0.0]), inside])
     audio.save(tmp_path / "new" / f"a.{extension}", wav, 16000)
     back = audio.load(tmp_path / "new" / f"a.{extension}")
     assert back.dtype == torch.float32 and back.shape == wav.shape
