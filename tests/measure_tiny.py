@@ -12,7 +12,7 @@ And of the model on its latents:
     PYTHONPATH=. python tests/measure_tiny.py log --voices-words RUN --voices-lm RUN --threads N
     PYTHONPATH=. python tests/measure_tiny.py tts clone vae sphinx card --model data/checkpoints/voices --out data/results/voices.json
 
-Parts: tts, clone, vae, sphinx; sixteen (with --float32) and legs (with --legs, folders named after their steps). Those named are
+Parts: tts, clone, vae, sphinx; sixteen (with --float32), drift (with --before) and legs (with --legs, folders named after their steps). Those named are
 measured; without a name, those missing from the results or made of other weights. Each is written as soon as it is done, so a
 run that is cut goes on at the next part. Not a test.
 """
@@ -33,9 +33,12 @@ from opus import opus
 from tqdm import tqdm
 
 import vox
-from vox import audio, corpus, hub_judges, intervals, judge, metrics
+from vox import audio, corpus, feed, flow, hub_judges, intervals, judge, metrics
+from vox.batch import Item, pack
 from vox.files import HOME, read_json, write_json
+from vox.generate import CONTEXT
 from vox.provenance import machine
+from vox.text import join_texts
 
 LANGUAGES = corpus.LANGUAGES
 SEEDS = (0, 1, 2)
@@ -261,6 +264,56 @@ def sixteen(model, judges, count=200, hours=POOL, float32=None, **_):
     return result
 
 
+def drift(model, judges, count=60, hours=POOL, before=None, **_):
+    """How much of an unseen voice is left: by the AudioVAE; in patches each drawn after a true past; in clones, whose past is their own.
+
+    Of the model and of the one before it trained on its own patches. Candidates are those of `clone`.
+    """
+    rows, prompts = pick("test", count, hours)
+    embedded = judges.embed([corpus.wav(row) for row in prompts])
+    candidates = [line_up(k, prompts, embedded) for k in range(len(rows))]
+    result = {}
+    for name, each in (("before", vox.load(before)), ("shipped", model)):
+        words = dict(prompt_wav=[corpus.wav(row, each.config.vae.sample_rate) for row in prompts], prompt_text=[row["text"] for row in prompts])
+        clones = each.generate([row["text"] for row in rows], **words, seed=0, attempts=1, progress=False)
+        true, drawn = zip(*(one_by_one(each, row, prompt, k) for k, (row, prompt) in enumerate(zip(rows, prompts, strict=True))), strict=True)
+        for kind, wavs in (("AudioVAE", true), ("after a true past", drawn), ("clone", [speech.wav for speech in clones])):
+            voices = judges.embed([audio.resample(wav, each.config.vae.sample_rate, metrics.SAMPLE_RATE) for wav in wavs])
+            named = [metrics.identify(voice[None], line)[0] for voice, line in zip(voices, candidates, strict=True)]
+            result[f"{name}, {kind}"] = {
+                "identified": {"speech": list(intervals.share([guess == row["speaker"] for guess, row in zip(named, rows, strict=True)]))},
+                "sim": {"speech": list(intervals.mean((voices * embedded).sum(1).tolist()))},
+            }
+    return result
+
+
+@torch.inference_mode()
+def one_by_one(model, row, prompt, seed) -> tuple[torch.Tensor, torch.Tensor]:
+    """The recording of `row` after that of `prompt`, decoded from its latents, and from patches each drawn after the true ones before it.
+
+    Returns two waveforms [N] at the model's rate, without the prompt.
+    """
+    size, hop, rate = model.config.patch, model.config.vae.hop, model.config.vae.sample_rate
+    quiet = size * max(1, round(feed.PAUSE / model.config.patch_seconds()))
+    wavs = [corpus.wav(each, rate) for each in (prompt, row)]
+    (first, _), (_, later) = feed.encode(model.vae, wavs, size, quiet)
+    latents = torch.cat((first[: len(first) - quiet + size], later[: len(later) - quiet]))  # one patch of pause
+    ids = torch.tensor(model.tokenizer.encode(join_texts(prompt["text"], row["text"])))
+    batch = pack([Item(ids, latents)], size, model.config.max_length).to(model.device)
+    _, mu = model.read(batch, batch.latents)
+    begin = len(first) // size - quiet // size + 1  # the first patch of `row`
+    true = batch.latents[batch.loss_mask]  # [M, P, D]
+    noise = torch.randn(true[begin:].shape, generator=torch.Generator().manual_seed(seed)).to(true)
+    drawn = flow.sample(model.velocity, mu[begin:], true[begin - 1 : -1], noise)
+
+    def decode(patches):
+        context = true[begin - CONTEXT : begin]
+        wav = model.vae.decode(torch.cat((context, patches)).flatten(0, 1).mT[None])[0, 0]
+        return wav[context.numel() // true.shape[-1] * hop :][: len(wavs[1])].cpu()
+
+    return decode(true[begin:]), decode(drawn)
+
+
 def legs(model, judges, count=60, hours=POOL, folders=(), **_):
     """What more training buys: each leg speaks without a prompt, once, with none of the retries of `generate`."""
     rows, _ = pick("validation", count, hours)
@@ -272,8 +325,8 @@ def legs(model, judges, count=60, hours=POOL, folders=(), **_):
     return result
 
 
-PARTS = {"tts": tts, "clone": clone, "vae": vae, "sphinx": sphinx, "sixteen": sixteen, "legs": legs}
-NEEDS = {"sixteen": "float32", "legs": "folders"}  # what has to be given
+PARTS = {"tts": tts, "clone": clone, "vae": vae, "sphinx": sphinx, "sixteen": sixteen, "drift": drift, "legs": legs}
+NEEDS = {"sixteen": "float32", "drift": "before", "legs": "folders"}  # what has to be given
 
 
 # ---- the results -------------------------------------------------------------------------------------------------------
@@ -351,6 +404,7 @@ def main(arguments=None):
     parser.add_argument("--model", type=Path, default=HOME / "data/checkpoints/tiny")
     parser.add_argument("--out", type=Path, default=results / "tiny.json")
     parser.add_argument("--float32", help="the model's folder before it was stored in 16 bits")
+    parser.add_argument("--before", help="the model's folder before it trained on its own patches")
     parser.add_argument("--legs", nargs="+", dest="folders", default=(), help="model folders named after their steps")
     for name, (_, which) in LOGS.items():
         parser.add_argument(f"--{name}", dest=name, help=f"the finished run of {which} (log)")
@@ -358,7 +412,7 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     if unknown := set(given.parts) - {*PARTS, "log", "card"}:
         parser.error(f"unknown part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}, log, card")
-    for folder in [given.float32] * bool(given.float32) + [*given.folders]:
+    for folder in [*filter(None, (given.float32, given.before)), *given.folders]:
         if not Path(folder).is_dir():
             parser.error(f"{folder} is no folder (parts come before --legs)")
     command = "python tests/measure_tiny.py " + shlex.join(sys.argv[1:] if arguments is None else arguments)
@@ -370,7 +424,7 @@ def main(arguments=None):
             write_json(results / f"{LOGS[name][0]}.json", log(run, given.threads))
     parts = [part for part in given.parts if part in PARTS]
     if parts or not given.parts:
-        measure(given.model, given.out, parts, command=command.strip(), float32=given.float32, folders=given.folders)
+        measure(given.model, given.out, parts, command=command.strip(), float32=given.float32, before=given.before, folders=given.folders)
     if "card" in given.parts:
         write_card(given.model, given.out, results)
 

@@ -117,7 +117,21 @@ def test_packed_batches_are_shared_between_processes():
     latents = torch.cat([half[0].latents[half[0].loss_mask] for half in halves])
     assert torch.equal(latents, batch.latents[batch.loss_mask])
     expected = flow.draw(batch.patches, CONFIG.patch, 4, CONFIG.flow, feed.generator(TRAIN.seed, "flow", 5))
-    assert all(torch.equal(a, b) for a, b in zip(draw, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(draw[:3], expected[:3], strict=True)) and not draw.own.any()
+
+
+def test_sequences_go_on_from_own_patches():
+    """From a patch on to the end of a sequence, in the share that was asked for; the other draws stay what they are without."""
+    items = [Item(torch.randint(110, 300, (3 + i,)), torch.randn(5 + 7 * i, 4)) for i in range(8)]
+    plain, mixed = (feed.SpeechFeed(feed.Items(items, CONFIG.patch), dataclasses.replace(TRAIN, batch=6, own=own), CONFIG) for own in (0, 0.5))
+    (_, before, _), (batch, draw, _) = plain(2), mixed(2)
+    assert all(torch.equal(a, b) for a, b in zip(draw[:3], before[:3], strict=True))
+    assert torch.equal(draw.own, torch.cat([mixed(2, rank, 2)[1].own for rank in (0, 1)])) and len(draw.own) == batch.patches
+    counts = torch.randint(1, 30, (4000,), generator=feed.generator("counts")).tolist()
+    rows = feed.own_patches(counts, 0.5, feed.generator("own")).split(counts)
+    assert all(row[first:].all() for row in rows for first in row.nonzero()[:1, 0]), "one that began goes on to the end"
+    assert sum(row.any() for row in rows) / 4000 == pytest.approx(0.5, abs=0.03)
+    assert sum(row.float().mean() for row in rows if row.any()) / 2000 == pytest.approx(0.53, abs=0.05), "the first is any of them"
 
 
 def test_long_utterances_are_left_out_and_said_to_be():

@@ -12,8 +12,9 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
-from vox import AudioVAE, VoxCPM, audio, learner, preset, state, train
+from vox import AudioVAE, VoxCPM, audio, flow, learner, preset, state, train, voxcpm
 from vox.batch import Item
 from vox.config import TrainConfig, TransformerConfig, VAETrainConfig
 from vox.learner import Learner, decay_groups, lr_at
@@ -158,6 +159,26 @@ def test_the_loss_is_the_models_own(tmp_path):
     assert row["stop"] == pytest.approx(losses.stop.item(), rel=1e-5)
     assert row["total"] == pytest.approx(total.item(), rel=1e-5)
     assert row["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_the_past_may_be_the_models_own():
+    """Where the draw says so, later patches are told what the model draws after a true past; what is to be learnt stays the truth."""
+    job = train.SpeechJob(speech_model(), items(), dataclasses.replace(TRAIN, own=1.0), train.Accelerator(), "", False)
+    (batch, draw, _), model = job.feed(0), speech_model()
+    row, i = batch.loss_mask.nonzero(as_tuple=True)
+    _, mu = model.read(batch, batch.latents)
+    sampled = flow.sample(model.velocity, mu, batch.latents[row, i - 1], draw.noise, voxcpm.OWN_STEPS, cfg=1.0)
+    past = batch.latents.clone()
+    past[row[draw.own], i[draw.own]] = sampled[draw.own]
+    torch.testing.assert_close(model.drawn(batch, batch.latents, draw), past)
+    assert 0 < draw.own.sum() < len(draw.own) and not torch.equal(past, batch.latents)
+    plan, mu = model.read(batch, past)
+    y, v = flow.path(batch.latents[row, i], draw.noise, draw.t)
+    predicted = model.velocity(y, mu * draw.keep[:, None], draw.t, past[row, i - 1])
+    losses, plain = model(batch, draw), model(batch, draw._replace(own=None))
+    torch.testing.assert_close(losses.diffusion, (predicted - v).square().mean())
+    torch.testing.assert_close(losses.stop, F.cross_entropy(model.stop_logits(plan), batch.stop[row, i]))
+    assert losses.diffusion != plain.diffusion and model(batch, draw._replace(own=torch.zeros_like(draw.own))) == plain
 
 
 def test_bf16_is_near_fp32(tmp_path):

@@ -142,6 +142,7 @@ class TrainConfig:
     clip: float = 1.0  # largest gradient norm
     stop_weight: float = 1.0  # λ of L = L_FM + λ·L_stop
     join: float = 0.3  # share of sequences made of two or three utterances of one voice
+    own: float = 0.0  # share of sequences that from some patch on go on from the model's own patches (`VoxCPM.drawn`); not in the paper
     max_seconds: float = 20.0  # longest sequence kept, in seconds of audio
     ema: float = 0.999  # decay of the averaged weights that `fit` leaves in the model
     precision: str = "bf16"  # autocast where the device has it; weights and optimiser stay float32
@@ -152,7 +153,8 @@ class TrainConfig:
         _require(self.precision in PRECISIONS, f"precision must be one of {PRECISIONS}, not {self.precision!r}")
         _require(self.steps > 0 and self.batch > 0 and self.checkpoint > 0, "steps, batch and checkpoint must be positive")
         _require(0 <= self.ema < 1, f"ema must lie in [0, 1), not {self.ema}")
-        _require(0 <= self.join <= 1, f"join is a share in [0, 1], not {self.join}")
+        for name in ("join", "own"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} is a share in [0, 1], not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     order      one epoch is a permutation; within wide windows it is sorted by length and cut into batches, the batches shuffled
     join       a share of the sequences are two or three utterances of one voice with a short pause (cloning is continuation)
     encode     the frozen VAE turns every utterance into latents once; they are kept on disk
-    draw       flow times, noises and dropped conditions of the global batch
+    draw       flow times, noises and dropped conditions of the global batch, and where a sequence goes on from the model's own patches
 
 Notable choices
 - everything random about a step is a function of (seed, step), drawn on the CPU for the global batch, of which each process
@@ -366,4 +366,11 @@ class SpeechFeed:
         first, last, total = sum(counts[: mine.start]), sum(counts[: mine.stop]), sum(counts)
         rng = generator(self.config.seed, "flow", step)
         draw = flow.draw(total, self.model.patch, self.model.vae.latent_dim, self.model.flow, rng)
+        draw = draw._replace(own=own_patches(counts, self.config.own, rng))
         return batch, flow.Draw(*(values[first:last] for values in draw)), (last - first) / total
+
+
+def own_patches(counts: list[int], share: float, rng: torch.Generator) -> Tensor:
+    """Sequences of so many patches → [sum of counts] bool: of `share` of them, those from a random patch on."""
+    chosen, begin = torch.rand(2, len(counts), generator=rng)
+    return torch.cat([torch.arange(n) >= (int(b * n) if c < share else n) for n, c, b in zip(counts, chosen, begin, strict=True)])

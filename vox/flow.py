@@ -27,10 +27,12 @@ class Draw(NamedTuple):
     t: Tensor  # [N] flow times in (0, 1)
     noise: Tensor  # [N, P, D]
     keep: Tensor  # [N] bool: False where the LM condition is dropped
+    own: Tensor | None = None  # [N] bool: True where later patches are shown what the model drew, not the truth
 
     def to(self, device, dtype=None) -> "Draw":
         """The same draw on another device; noise and times in `dtype`, if given."""
-        return Draw(self.t.to(device, dtype), self.noise.to(device, dtype), self.keep.to(device))
+        own = self.own if self.own is None else self.own.to(device)
+        return Draw(self.t.to(device, dtype), self.noise.to(device, dtype), self.keep.to(device), own)
 
 
 def draw(n: int, patch: int, dim: int, config: FlowConfig, generator: torch.Generator | None = None, device=None) -> Draw:

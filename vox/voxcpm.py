@@ -33,6 +33,7 @@ from vox.transformer import KVCache
 from vox.tslm import TSLM
 from vox.vae import AudioVAE
 
+OWN_STEPS = 5  # of the flow, where training draws the model's own patches
 
 class Losses(NamedTuple):
     """Means over the patches of a batch, each a tensor without axes."""
@@ -126,27 +127,47 @@ class VoxCPM(nn.Module):
         """Losses of a packed batch.
 
         Args: batch; draw, the N times, noises and dropped conditions for its N = batch.patches loss positions in
-            row-major order (drawn from the global generator if None).
+            row-major order (drawn from the global generator if None), and where the past is the model's own.
         """
         latents = batch.latents.to(self.dtype)
-        past = torch.zeros(*batch.text.shape, self.config.tslm.hidden, device=latents.device, dtype=self.dtype)
-        past[batch.audio_mask] = self.embed(latents[batch.audio_mask]).to(self.dtype)  # [B, T, H]
-        x = self.tslm.embed(batch.text) * batch.text_mask[..., None] + past
-        plan, residual = self.plan(x, past, batch.audio_mask)
-
-        row, i = batch.loss_mask.nonzero(as_tuple=True)  # N patches, each planned one position earlier
-        plan = plan[row, i - 1]  # [N, H]
-        mu = self.condition(plan, None if residual is None else residual[row, i - 1])  # [N, H_dit]
-        x, previous = latents[row, i], latents[row, i - 1]  # [N, P, D]
+        row, i = batch.loss_mask.nonzero(as_tuple=True)  # N patches
+        x = latents[row, i]  # [N, P, D]
         if draw is None:
             draw = flow.draw(len(x), *x.shape[1:], self.config.flow, device=x.device)
         draw = draw.to(x.device, x.dtype)
+        past = latents if draw.own is None or not draw.own.any() else self.drawn(batch, latents, draw)
+        plan, mu = self.read(batch, past)
+        previous = past[row, i - 1]  # [N, P, D]
         y, v = flow.path(x, draw.noise, draw.t)
         predicted = self.velocity(y, mu * draw.keep[:, None], draw.t, previous)
 
         diffusion = F.mse_loss(predicted.float(), v.float())
         stop = F.cross_entropy(self.stop_logits(plan).float(), batch.stop[row, i])
         return Losses(diffusion, stop, diffusion + self.config.train.stop_weight * stop)
+
+    def read(self, batch: Batch, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Both LMs over a batch whose patches are taken to be `past` [B, T, P, D] → plan [N, H], μ [N, H_dit] of its N loss positions."""
+        embedded = torch.zeros(*batch.text.shape, self.config.tslm.hidden, device=past.device, dtype=self.dtype)
+        embedded[batch.audio_mask] = self.embed(past[batch.audio_mask]).to(self.dtype)  # [B, T, H]
+        x = self.tslm.embed(batch.text) * batch.text_mask[..., None] + embedded
+        plan, residual = self.plan(x, embedded, batch.audio_mask)
+        row, i = batch.loss_mask.nonzero(as_tuple=True)  # each patch is planned one position earlier
+        plan = plan[row, i - 1]
+        return plan, self.condition(plan, None if residual is None else residual[row, i - 1])
+
+    @torch.no_grad()
+    def drawn(self, batch: Batch, latents: Tensor, draw: flow.Draw) -> Tensor:
+        """latents [B, T, P, D], where draw.own says so replaced by what the model draws there after a true past.
+
+        Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099; not in VoxCPM's paper). A model that was only ever shown true patches
+        believes its own, and a voice of which each patch loses a little is soon lost; one that was shown its own holds on to the prompt.
+        """
+        row, i = batch.loss_mask.nonzero(as_tuple=True)
+        _, mu = self.read(batch, latents)
+        row, i, mu, noise = (values[draw.own] for values in (row, i, mu, draw.noise))
+        past = latents.clone()
+        past[row, i] = flow.sample(self.velocity, mu, latents[row, i - 1], noise, OWN_STEPS, cfg=1.0).to(past.dtype)
+        return past
 
     # ---- use -----------------------------------------------------------------------------------------------------
 
