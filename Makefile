@@ -3,8 +3,7 @@
 # make run        the main job: first hear the shipped model (runs/first_words/tour), then train one: corpus, VAE, VoxCPM and
 #                 its first words, in runs/first_words, with all of it on one page, report.html
 # make tiny       train preset tiny from nothing: AudioVAE, VoxCPM and judges, in runs/tiny and beside it; hours
-# make pitch_vae  the AudioVAE that keeps the pitch, from nothing, in runs/pitch_vae; hours
-# make voices     VoxCPM on the latents of pitch_vae, in runs/voices; hours
+# make mel_vae    an AudioVAE without the waveform term, on whose latents the ablations ran, in runs/mel_vae; hours
 # make book       the whole suite as pages to read in a browser, without running anything, in build/book
 # make test       every test; make test-fast leaves out the slow ones, the notebooks and the browser
 # make notebooks  run every notebook in full and store it as readers will meet it
@@ -24,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # A browser for the tests in tests/browser.
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: help lab app run tiny pitch_vae voices book test test-fast notebooks lint chromium
+.PHONY: help lab app run tiny mel_vae book test test-fast notebooks lint chromium
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -46,33 +45,26 @@ run: .venv/lab.done
 # ARGS shortens the runs of the notebook; all can be stopped, and the same command goes on.
 tiny: OUT = runs/tiny
 tiny: .venv/lab.done
-	@mkdir -p $(OUT)_vae $(OUT)_words $(OUT)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae/12_scale.ipynb -p preset tiny -p hours 4 -p vae_steps 0 -p vae_only True -p out $(OUT)_vae $(ARGS)
+	@mkdir -p $(OUT)_vae_first $(OUT)_vae $(OUT)_words $(OUT)_true $(OUT)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae_first/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 2000 -p vae_only True \
+	    -y 'changes: {vae_train.mel: 3.0, vae_train.waveform: 10.0, vae_train.kl: 1.0e-4, vae_train.decay: 0}' -p out $(OUT)_vae_first $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 5000 -p vae_only True \
+	    -y 'changes: {vae_train.lr: 1.5e-3, vae_train.lr_end: 5.0e-5, vae_train.waveform: 10.0, vae_train.kl: 5.0e-4}' \
+	    -p vae_start $(OUT)_vae_first/model -p out $(OUT)_vae $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_words/12_scale.ipynb -p preset tiny -p corpus words -p hours 1.5 \
 	    -y 'changes: {flow.t_mean: 1.0, train.steps: 4000, train.decay: 1111, train.join: 0.0}' -p steps 0 -p vae $(OUT)_vae/model -p out $(OUT)_words $(ARGS)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p hours 2.5 -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_true/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 \
+	    -y 'changes: {train.steps: 19000, train.decay: 6500}' -p steps 0 -p start $(OUT)_words/model -p out $(OUT)_true $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 -p seed 1 \
+	    -y 'changes: {train.steps: 7000, train.decay: 3500, train.own: 0.75, train.join: 0.6}' -p steps 0 -p start $(OUT)_true/model -p out $(OUT) $(ARGS)
 	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
 	$(BIN)/python -m vox.judge_train $(OUT)_judges $(OUT)/judge
 
-pitch_vae: OUT = runs/pitch_vae
-pitch_vae: .venv/lab.done
-	@mkdir -p $(OUT)_first $(OUT)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_first/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 2000 -p vae_only True \
-	    -y 'changes: {vae_train.mel: 3.0, vae_train.waveform: 10.0, vae_train.kl: 1.0e-4, vae_train.decay: 0}' -p out $(OUT)_first $(ARGS)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 5000 -p vae_only True \
-	    -y 'changes: {vae_train.lr: 1.5e-3, vae_train.lr_end: 5.0e-5, vae_train.waveform: 10.0, vae_train.kl: 5.0e-4}' \
-	    -p vae_start $(OUT)_first/model -p out $(OUT) $(ARGS)
+mel_vae: OUT = runs/mel_vae
+mel_vae: .venv/lab.done
+	@mkdir -p $(OUT)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p hours 4 -p vae_steps 0 -p vae_only True -p out $(OUT) $(ARGS)
 	$(BIN)/python -c 'from vox import layout, load_vae; layout.write_vae("$(OUT)/shipped", layout.read_config("$(OUT)/model")[0], load_vae("$(OUT)/model", "cpu"), half=True)'
-
-voices: OUT = runs/voices
-voices: .venv/lab.done
-	@mkdir -p $(OUT)_words $(OUT)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_words/12_scale.ipynb -p preset tiny -p corpus words -p hours 1.5 \
-	    -y 'changes: {flow.t_mean: 1.0, train.steps: 4000, train.decay: 1111, train.join: 0.0}' -p steps 0 -p vae data/checkpoints/pitch_vae \
-	    -p out $(OUT)_words $(ARGS)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 \
-	    -y 'changes: {train.steps: 19000, train.decay: 6500}' -p steps 0 -p start $(OUT)_words/model -p out $(OUT) $(ARGS)
-	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
 
 book: .venv/lab.done
 	$(BIN)/python -m vox.book $(ARGS)

@@ -1,7 +1,6 @@
 """MODEL_CARD.md of the shipped model, filled from data/results/tiny*.json and the judges' own report: no figure is typed by hand."""
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from vox.files import HOME, read_json, replacing
@@ -32,6 +31,7 @@ TITLES = {
     "vae": "Recordings of unseen voices through the AudioVAE and through Opus",
     "sphinx": "pocketsphinx, which knows the corpus's words, on the same texts and voices",
     "sixteen": "Weights in 16 bits and in float32",
+    "drift": "How much of an unseen voice is left",
     "legs": "What more training buys",
 }
 # what was aimed for: part, entry, figure, side, most (or least) it may be
@@ -130,9 +130,9 @@ def how(part: dict) -> str:
     return f"`{part['command']}`, {minutes(part['seconds'])} on {where}."
 
 
-def card(results: dict, judges: dict, runs: dict[str, dict], name: str, bytes_shipped: int, rebuild: str) -> str:
-    """The model card as Markdown, of the measurements, the judges' report, the training logs by title as MODELS has them, the name of the
-    shipped folder, the size of all that ships and the commands that make it again.
+def card(results: dict, judges: dict, runs: dict[str, dict], bytes_shipped: int, rebuild: str) -> str:
+    """The model card as Markdown, of the measurements, the judges' report, the training logs by title as LOGS has them, the size of all
+    that ships and the commands that make it again.
 
     Raises MissingPart naming parts without which there is no card, or that were measured on other weights than the rest.
     """
@@ -141,8 +141,7 @@ def card(results: dict, judges: dict, runs: dict[str, dict], name: str, bytes_sh
         raise MissingPart(f"no card without {', '.join(lacking)}: python tests/measure_tiny.py {' '.join(lacking)}")
     if others := [part for part in results if results[part]["weights"] != results["tts"]["weights"]]:
         raise MissingPart(f"{', '.join(others)} measured on other weights than tts: measure again")
-    vae, words, lm = runs.values()
-    steps = int(lm["steps"])
+    _, vae, words, true, own = runs.values()
     parts = [part for part in TITLES if part in results]
     absent = [TITLES[part] for part in TITLES if part not in results]
     sections = []
@@ -154,29 +153,22 @@ def card(results: dict, judges: dict, runs: dict[str, dict], name: str, bytes_sh
             chance = number(part["figures"]["chance"], PERCENT)
             text += f"\nA voice is identified among {candidates}, one of each unseen variant; by chance {chance} are right.\n"
         if each == "legs":
-            hours = [[leg, minutes(int(leg) * lm["seconds"] / steps)] for leg in part["figures"]]
+            hours = [[leg, minutes(seconds_until(int(leg), true, own))] for leg in part["figures"]]
             text += f"\nWithout the retries of `generate`.\n\n{table(['steps', 'training time'], hours)}\n"
         sections.append(f"{text}\n{how(part)}\n")
-    model = MODELS[name]
-    facts = dict(
-        layers=lm["model"]["tslm"]["layers"],
-        hidden=lm["model"]["tslm"]["hidden"],
-        patch=lm["model"]["patch"],
-        rate=vae["model"]["sample_rate"],
-        before=vae["model"]["latent_dim"],
-        after=lm["model"]["vae"]["latent_dim"],
-        vae_steps=vae["steps"],
-        words_steps=words["steps"],
-        lm_steps=steps,
-        logs=" and ".join(", ".join(f"{log}.json" for log in model.logs.values()).rsplit(", ", 1)),
-    )
     return TEMPLATE.format(
-        name=name,
-        title=model.title,
-        about=model.about.format(**facts),
-        data=model.data,
-        recipe=model.recipe.format(**facts),
-        limits=model.limits.format(**facts),
+        layers=own["model"]["tslm"]["layers"],
+        hidden=own["model"]["tslm"]["hidden"],
+        patch=own["model"]["patch"],
+        rate=vae["model"]["sample_rate"],
+        channels=own["model"]["vae"]["latent_dim"],
+        words_steps=words["steps"],
+        true_steps=true["steps"],
+        own_steps=own["steps"],
+        logs=" and ".join(", ".join(f"{log}.json" for log in LOGS.values()).rsplit(", ", 1)),
+        own=f"{100 * own['config']['own']:g} %",
+        join=f"{100 * own['config']['join']:g} %",
+        vae_recipe=vae_recipe(*list(runs.values())[:2]),
         rebuild=rebuild,
         megabytes=f"{bytes_shipped / 1e6:.1f}",
         training=training(runs),
@@ -184,67 +176,59 @@ def card(results: dict, judges: dict, runs: dict[str, dict], name: str, bytes_sh
         sections="\n".join(sections),
         absent=f"\nNot measured: {'; '.join(absent)}.\n" if absent else "",
         weights=results["tts"]["weights"],
-        earlier=BEFORE.format(results["tts"]["before"]) if "before" in results["tts"] else "",
         commits=", ".join(sorted({results[part]["machine"]["commit"] for part in parts})),
     )
 
 
-BEFORE = """ as they were ({}) before the residual scales of LocEnc and LocDiT went into their matrices, which the official
-package needs and which changes nothing but rounding. They were trained with muP in the LMs alone and always two patches
-of silence between joined utterances; `make tiny` has muP in all stacks and draws how long each pause is"""
+def seconds_until(step: int, *runs: dict) -> float:
+    """Training time up to a step, counted over several runs, of their logs."""
+    seconds = 0.0
+    for run in runs:
+        part = min(step, run["steps"])
+        seconds, step = seconds + run["seconds"] * part / run["steps"], step - part
+    return seconds
 
 
-@dataclass(frozen=True)
-class Model:
-    """What the card of a shipped model says of it alone."""
+def vae_recipe(first: dict, second: dict) -> str:
+    """How the two runs of an AudioVAE weighed its losses, in words, of their logs."""
 
-    title: str
-    about: str
-    data: str
-    recipe: str
-    logs: dict[str, str]  # title of a run: its file in data/results
-    limits: str
+    def weights(log):
+        return " : ".join(f"{log['config'][name]:g}" for name in ("mel", "waveform", "kl"))
+
+    return (
+        f"{weights(first)} for {first['steps']} steps, with a constant learning rate;\nthen, with a fresh optimiser, {weights(second)}"
+        f" for {second['steps']} steps, the last {second['config']['decay']} of them with a falling one"
+    )
 
 
-MODELS = {
-    "tiny": Model(
-        "a small VoxCPM that says numbers, times and dates in English and Mandarin",
-        """VoxCPM (arXiv 2509.24650) at preset `tiny`: a text-semantic LM of {layers} layers, {hidden} wide, patches of {patch}
-latents, on an AudioVAE of its own at {rate} Hz. Everything was trained from nothing by the code in this repository. `vox.load("tiny")`
-loads it offline""",
-        "`words` and `numbers`",
-        """The AudioVAE took {vae_steps} steps; then latent channels that say less than their own noise were dropped, {after} of
-{before} stayed. On those latents VoxCPM took {words_steps} steps on words in random order, which it can only say by reading, and from
-there, with a fresh optimiser, {lm_steps} steps on numbers, half of whose sequences join two or three utterances of one voice; both with
-warm-up, stable phase and decay. All settings and losses are in data/results: {logs}.""",
-        {"AudioVAE": "tiny_vae", "VoxCPM on words": "tiny_words", "VoxCPM on numbers, from there": "tiny_lm"},
-        """- The AudioVAE keeps words and loses melody: whoever speaks, its pitch stands at 100 or 200 Hz
-  ([notebook 02](../../../notebooks/02_audio_vae.ipynb) measures it). Much of a voice is gone before VoxCPM sees it.""",
-    ),
-    "voices": Model(
-        "a VoxCPM of preset tiny on latents that keep the pitch, trained on many voices",
-        """VoxCPM (arXiv 2509.24650) at preset `tiny`: a text-semantic LM of {layers} layers, {hidden} wide, patches of {patch}
-latents, on the AudioVAE [pitch_vae](../pitch_vae/MODEL_CARD.md) ({after} channels, {rate} Hz).
-`vox.load("data/checkpoints/voices")` loads it offline, `-p model` of the notebooks takes that folder""",
-        "`words` and `voices`",
-        """The AudioVAE is that of pitch_vae, unchanged. On its latents VoxCPM took {words_steps} steps on words in random order, which
-it can only say by reading, and from there, with a fresh optimiser, {lm_steps} steps on `voices`, half of whose sequences join two or
-three utterances of one voice; both with warm-up, stable phase and decay. How many steps the second would take, and on how many threads,
-was settled in its stable phase, which does not depend on it. All settings and losses are in data/results: {logs}.""",
-        {"AudioVAE, second run": "pitch_vae_log", "VoxCPM on words": "voices_words", "VoxCPM on voices, from there": "voices_lm"},
-        """- A voice comes out of the AudioVAE rougher than it went in, and out of VoxCPM hoarser still: the pitch error stands above.""",
-    ),
+LOGS = {  # title of a run: its file in data/results
+    "AudioVAE": "tiny_vae_first",
+    "AudioVAE, from there": "tiny_vae",
+    "VoxCPM on words": "tiny_words",
+    "VoxCPM on voices, from there": "tiny_lm",
+    "VoxCPM with a past of its own, from there": "tiny_own",
 }
 
 
-TEMPLATE = """# {name}: {title}
+TEMPLATE = """# tiny: a small VoxCPM that says numbers, times and dates in English and Mandarin
 
-**What it is.** {about}, and the official package `voxcpm` reads the same folder. All of data/checkpoints takes {megabytes} MB.
+**What it is.** VoxCPM (arXiv 2509.24650) at preset `tiny`: a text-semantic LM of {layers} layers, {hidden} wide, patches of {patch}
+latents, on an AudioVAE of its own with {channels} channels at {rate} Hz. Everything was trained from nothing by the code in this
+repository. `vox.load("tiny")` loads it offline, and the official package `voxcpm` reads the same folder. All of data/checkpoints
+takes {megabytes} MB.
 
-**Data.** The synthetic corpora {data} (see data/README.md): no recording of a person is in it. Every text
+**Data.** The synthetic corpora `words` and `voices` (see data/README.md): no recording of a person is in it. Every text
 of the figures below was held out of training; unseen voices were too, seen ones were trained on.
 
-**Recipe.** {recipe}
+**Recipe.** The AudioVAE was trained on a loss with a term that hears phase, `vox.vae_loss.WaveformDistance`: the weights of mel
+distance, waveform and KL were {vae_recipe}.
+No discriminators. Latent channels that say less than their own noise were dropped; {channels} stayed. On these latents VoxCPM took
+{words_steps} steps on words in random order, which it can only say by reading; from there, with a fresh optimiser, {true_steps}
+steps on `voices`, half of whose sequences join two or three utterances of one voice; and from there, with a fresh optimiser again,
+{own_steps} steps in which {own} of the sequences go on, from some patch on, from what the model itself drew (`train.own`: scheduled
+sampling, which is not in the paper) and {join} are joined. All runs of VoxCPM have warm-up, stable phase and decay. How many steps
+the last two would take, and on how many threads, was settled in their stable phases, which do not depend on it. All settings and
+losses are in data/results: {logs}.
 
 {training}
 
@@ -252,7 +236,7 @@ Wall time is that of a machine that may have done other work beside it. **Not ru
 
 ## Made again
 
-`make {name}` does it all:
+`make tiny` does it all:
 
 ```
 {rebuild}
@@ -268,14 +252,14 @@ data/checkpoints/judge, which have heard true recordings only.
 ## All figures
 
 {sections}{absent}
-Measured on weights {weights}{earlier}, with the code of {commits}.
+Measured on weights {weights}, with the code of {commits}.
 
 ## Limits
 
 - A closed vocabulary: numbers, times and dates. Letters and characters outside the words it was trained on were never learnt.
 - Aims that were missed stand as such in the table above. Where clones are identified about as often as by chance, the model says the
   text in a voice of its own, and not in the prompt's.
-{limits}
+- A voice comes out of the AudioVAE rougher than it went in, and out of VoxCPM hoarser still: the pitch error stands above.
 - Synthetic voices of espeak-ng: what it clones are other settings and variants of that synthesiser, not people.
 - 16000 Hz; short sentences; English and Mandarin.
 - The judges are small and know this corpus only. Their figures say nothing about other speech.
@@ -291,27 +275,26 @@ Apache 2.0, as the code.
 """
 
 
-VAE_TEMPLATE = """# pitch_vae: an AudioVAE of preset tiny that keeps the pitch
+VAE_TEMPLATE = """# mel_vae: an AudioVAE of preset tiny, trained on mel distance alone
 
 **What it is.** The AudioVAE of VoxCPM (arXiv 2509.24650, §3.4) at the sizes of preset `tiny`, {channels} latent channels at 25 Hz.
-`vox.load_vae("data/checkpoints/pitch_vae")` loads it, and `-p vae` of notebook 12 trains a VoxCPM on it. [voices](../voices/MODEL_CARD.md)
-is one. `tiny` has an AudioVAE of its own, which loses the pitch. [Notebook 02](../../../notebooks/02_audio_vae.ipynb) plays both.
+`vox.load_vae("data/checkpoints/mel_vae")` loads it, and `-p vae` of notebook 12 trains a VoxCPM on it. It keeps the words and loses the
+melody, which [notebook 02](../../../notebooks/02_audio_vae.ipynb) takes apart; the model that speaks, [tiny](../tiny/MODEL_CARD.md), has
+one that keeps it. The variants of notebook 10 were trained on its latents, of which there are few to draw.
 
-**Data.** The synthetic corpus `voices` (see data/README.md), {hours} hours: no recording of a person is in it. Voices and texts of
+**Data.** The synthetic corpus `numbers` (see data/README.md), {hours} hours: no recording of a person is in it. Voices and texts of
 the figures below were held out.
 
-**Recipe.** Trained from nothing on a loss with a term that hears phase, `vox.vae_loss.WaveformDistance`: the weights of mel distance,
-waveform and KL were {first_weights} for {first_steps} steps, with a constant learning rate; then, with a fresh optimiser, {weights}
-for {steps} steps, the last {decay} of them with a falling one. No discriminators. Of {before} latent channels {channels} say more than
-their own noise; the others were dropped.
+**Recipe.** Trained from nothing in {steps} steps on mel distance and KL, weighed {mel:g} : {kl:g}. No discriminators. Of {before} latent
+channels {channels} say more than their own noise; the others were dropped.
 
 {training}
 
-All settings and losses are in data/results/pitch_vae_first_log.json and pitch_vae_log.json. **Not run on a GPU.**
+All settings and losses are in data/results/mel_vae_log.json. **Not run on a GPU.**
 
 ## Made again
 
-`make pitch_vae` does it all:
+`make mel_vae` does it:
 
 ```
 {rebuild}
@@ -327,8 +310,8 @@ Recordings of unseen voices through it, and through Opus. "above" compares text 
 
 ## Limits
 
-- Synthetic voices, one corpus; {rate} Hz; a voice comes out rougher than it went in.
-- KL and latent size are larger than those of the AudioVAE of tiny: more for VoxCPM to draw.
+- Whoever speaks, the pitch stands at 100 or 200 Hz: much of a voice is gone before a VoxCPM sees it.
+- Synthetic voices, one corpus; {rate} Hz.
 
 ## Consent, licence
 
@@ -336,24 +319,17 @@ As for [tiny](../tiny/MODEL_CARD.md); Apache 2.0.
 """
 
 
-def vae_card(part: dict, first: dict, second: dict, channels: int, rebuild: str) -> str:
-    """The card of an AudioVAE alone, of its measurement, the logs of its two runs, its channels and the commands that make it again."""
-
-    def weights(log):
-        return " : ".join(f"{log['config'][name]:g}" for name in ("mel", "waveform", "kl"))
-
-    hours = shlex.split(rebuild)[shlex.split(rebuild).index("hours") + 1]
+def vae_card(part: dict, log: dict, channels: int, rebuild: str) -> str:
+    """The card of an AudioVAE alone, of its measurement, the log of its run, its channels and the commands that make it again."""
     return VAE_TEMPLATE.format(
         channels=channels,
-        before=second["model"]["latent_dim"],
-        rate=second["model"]["sample_rate"],
-        hours=hours,
-        first_weights=weights(first),
-        weights=weights(second),
-        first_steps=first["steps"],
-        steps=second["steps"],
-        decay=second["config"]["decay"],
-        training=training({"first": first, "from there": second}),
+        before=log["model"]["latent_dim"],
+        rate=log["model"]["sample_rate"],
+        hours=shlex.split(rebuild)[shlex.split(rebuild).index("hours") + 1],
+        steps=log["steps"],
+        mel=log["config"]["mel"],
+        kl=log["config"]["kl"],
+        training=training({"AudioVAE": log}),
         rebuild=rebuild,
         figures=all_figures(part, "vae"),
         how=how(part),
@@ -387,19 +363,17 @@ def write_card(folder, measured, results):
 
     Raises ValueError naming a file or a part that is not there.
     """
-    name = Path(folder).name
-    model = MODELS.get(name)
-    names = tuple(model.logs.values()) if model else ("pitch_vae_first_log", "pitch_vae_log")
+    alone = not (Path(folder) / "model.safetensors").is_file()  # an AudioVAE
+    names = ["mel_vae_log"] if alone else list(LOGS.values())
     paths = [Path(measured), HOME / "data/checkpoints/judge/judge.json", *(Path(results) / f"{log}.json" for log in names)]
     for path in paths:
         if not path.is_file():
             raise MissingPart(f"no card without {path}: python tests/measure_tiny.py {'log' if path.stem in names else ''}")
     measurement, judges, *logs = map(read_json, paths)
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
-    if model:
-        text = card(measurement, judges, dict(zip(model.logs, logs, strict=True)), name, shipped(), rebuild(makefile, name))
+    if alone:
+        text = vae_card(measurement["vae"], *logs, read_config(folder)[0].vae.latent_dim, rebuild(makefile, "mel_vae"))
     else:
-        channels = read_config(folder)[0].vae.latent_dim
-        text = vae_card(measurement["vae"], *logs, channels, rebuild(makefile, "pitch_vae"))
+        text = card(measurement, judges, dict(zip(LOGS, logs, strict=True)), shipped(), rebuild(makefile))
     with replacing(Path(folder) / "MODEL_CARD.md") as aside:
         aside.write_text(text, encoding="utf-8")

@@ -1,20 +1,16 @@
 """What the shipped model can do: every figure with its 95 % interval, beside the same judge's on the true recordings.
 
     PYTHONPATH=. python tests/measure_tiny.py [PART...] [--model F] [--out F] [--float32 F] [--legs F...]
-    PYTHONPATH=. python tests/measure_tiny.py log --vae RUN --words RUN --lm RUN --threads N      training logs, small enough to ship
+    PYTHONPATH=. python tests/measure_tiny.py log --first RUN --vae RUN --words RUN --lm RUN --own RUN --threads N
     PYTHONPATH=. python tests/measure_tiny.py card                                    MODEL_CARD.md from all of these
 
 The same of an AudioVAE alone, with a card of its own:
-    PYTHONPATH=. python tests/measure_tiny.py log --pitch-first RUN --pitch RUN --threads N
-    PYTHONPATH=. python tests/measure_tiny.py vae card --model data/checkpoints/pitch_vae --out data/results/pitch_vae.json
+    PYTHONPATH=. python tests/measure_tiny.py log --mel-vae RUN --threads N
+    PYTHONPATH=. python tests/measure_tiny.py vae card --model data/checkpoints/mel_vae --out data/results/mel_vae.json
 
-And of the model on its latents:
-    PYTHONPATH=. python tests/measure_tiny.py log --voices-words RUN --voices-lm RUN --threads N
-    PYTHONPATH=. python tests/measure_tiny.py tts clone vae sphinx card --model data/checkpoints/voices --out data/results/voices.json
-
-Parts: tts, clone, vae, sphinx; sixteen (with --float32), drift (with --before) and legs (with --legs, folders named after their steps). Those named are
-measured; without a name, those missing from the results or made of other weights. Each is written as soon as it is done, so a
-run that is cut goes on at the next part. Not a test.
+Parts: tts, clone, vae, sphinx; sixteen (with --float32), drift (with --before) and legs (with --legs, folders named after their
+steps). Those named are measured; without a name, those missing from the results or made of other weights. Each is written as soon as it
+is done, so a run that is cut goes on at the next part. Not a test.
 """
 
 import argparse
@@ -46,13 +42,12 @@ CHUNK = 50  # texts spoken together; more is not faster
 POOL = 1.5  # hours of held-out speech that rows and prompts are picked from
 MOST = 100  # rows of a training log
 LOGS = {  # argument: (file in data/results, which run)
-    "vae": ("tiny_vae", "the AudioVAE"),
+    "first": ("tiny_vae_first", "the AudioVAE, its first run"),
+    "vae": ("tiny_vae", "the AudioVAE, from there"),
     "words": ("tiny_words", "VoxCPM on words"),
-    "lm": ("tiny_lm", "VoxCPM on numbers, after it"),
-    "pitch-first": ("pitch_vae_first_log", "the AudioVAE that keeps the pitch, its first run"),
-    "pitch": ("pitch_vae_log", "its second run"),
-    "voices-words": ("voices_words", "VoxCPM on words, on its latents"),
-    "voices-lm": ("voices_lm", "VoxCPM on voices, after it"),
+    "lm": ("tiny_lm", "VoxCPM on voices, after it"),
+    "own": ("tiny_own", "VoxCPM with a past of its own, after it"),
+    "mel-vae": ("mel_vae_log", "the AudioVAE without the waveform term"),
 }
 
 
@@ -274,11 +269,12 @@ def drift(model, judges, count=60, hours=POOL, before=None, **_):
     candidates = [line_up(k, prompts, embedded) for k in range(len(rows))]
     result = {}
     for name, each in (("before", vox.load(before)), ("shipped", model)):
-        words = dict(prompt_wav=[corpus.wav(row, each.config.vae.sample_rate) for row in prompts], prompt_text=[row["text"] for row in prompts])
-        clones = each.generate([row["text"] for row in rows], **words, seed=0, attempts=1, progress=False)
-        true, drawn = zip(*(one_by_one(each, row, prompt, k) for k, (row, prompt) in enumerate(zip(rows, prompts, strict=True))), strict=True)
+        rate, texts, words = each.config.vae.sample_rate, *([row["text"] for row in some] for some in (rows, prompts))
+        clones = each.generate(texts, [corpus.wav(row, rate) for row in prompts], words, seed=0, attempts=1, progress=False)
+        pairs = [one_by_one(each, row, prompt, k) for k, (row, prompt) in enumerate(zip(rows, prompts, strict=True))]
+        true, drawn = zip(*pairs, strict=True)
         for kind, wavs in (("AudioVAE", true), ("after a true past", drawn), ("clone", [speech.wav for speech in clones])):
-            voices = judges.embed([audio.resample(wav, each.config.vae.sample_rate, metrics.SAMPLE_RATE) for wav in wavs])
+            voices = judges.embed([audio.resample(wav, rate, metrics.SAMPLE_RATE) for wav in wavs])
             named = [metrics.identify(voice[None], line)[0] for voice, line in zip(voices, candidates, strict=True)]
             result[f"{name}, {kind}"] = {
                 "identified": {"speech": list(intervals.share([guess == row["speaker"] for guess, row in zip(named, rows, strict=True)]))},

@@ -123,7 +123,8 @@ def test_packed_batches_are_shared_between_processes():
 def test_sequences_go_on_from_own_patches():
     """From a patch on to the end of a sequence, in the share that was asked for; the other draws stay what they are without."""
     items = [Item(torch.randint(110, 300, (3 + i,)), torch.randn(5 + 7 * i, 4)) for i in range(8)]
-    plain, mixed = (feed.SpeechFeed(feed.Items(items, CONFIG.patch), dataclasses.replace(TRAIN, batch=6, own=own), CONFIG) for own in (0, 0.5))
+    recipes = [dataclasses.replace(TRAIN, batch=6, own=own) for own in (0, 0.5)]
+    plain, mixed = (feed.SpeechFeed(feed.Items(items, CONFIG.patch), recipe, CONFIG) for recipe in recipes)
     (_, before, _), (batch, draw, _) = plain(2), mixed(2)
     assert all(torch.equal(a, b) for a, b in zip(draw[:3], before[:3], strict=True))
     assert torch.equal(draw.own, torch.cat([mixed(2, rank, 2)[1].own for rank in (0, 1)])) and len(draw.own) == batch.patches

@@ -17,7 +17,6 @@ from vox import VoxCPM, lab, load_vae, preset, state
 from vox.text import CharTokenizer
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "12_scale.ipynb"
-PITCH_VAE = NOTEBOOK.parent.parent / "data" / "checkpoints" / "pitch_vae"
 SHORT = {"preset": "nano", "hours": 0.02, "vae_steps": 3, "steps": 8, "every": 4, "rows": 2, "device": "cpu"}
 
 
@@ -100,11 +99,25 @@ def rebuild(root, target="tiny"):
     return len(runs) - 1  # one makes the folders
 
 
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory):
+    """The folder of one shortened rebuild."""
+    root = tmp_path_factory.mktemp("rebuilt") / "first"
+    assert rebuild(root) == 5
+    return root
+
+
+def parameters_of(folder):
+    """What notebook 12 was given for a run that it finished."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["finished"]
+    return metrics["parameters"]
+
+
 @pytest.mark.slow
 @pytest.mark.notebook
-def test_the_audiovae_that_keeps_the_pitch_is_made_in_two_runs(tmp_path):
-    assert rebuild(tmp_path / "root", "pitch_vae") == 2
-    first, second = (tmp_path / "root" / name for name in ("pitch_vae_first", "pitch_vae"))
+def test_the_audiovae_of_tiny_is_made_in_two_runs(rebuilt):
+    first, second = rebuilt / "tiny_vae_first", rebuilt / "tiny_vae"
     recipes = [json.loads((folder / "vae/report.json").read_text())["identity"]["config"] for folder in (first, second)]
     assert [recipe["mel"] for recipe in recipes] == [3, 15] and all(recipe["waveform"] == 10 for recipe in recipes)
     one, two = (load_vae(folder / "model", device="cpu").state_dict() for folder in (first, second))
@@ -114,28 +127,35 @@ def test_the_audiovae_that_keeps_the_pitch_is_made_in_two_runs(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.notebook
-def test_voices_is_made_in_two_runs(tmp_path):
-    """Of words, and from there of voices, on an AudioVAE that is taken over as it is."""
-    assert rebuild(tmp_path / "root", "voices") == 2
-    words, voices = (json.loads((tmp_path / "root" / name / "metrics.json").read_text()) for name in ("voices_words", "voices"))
-    assert words["finished"] and voices["finished"] and voices["parameters"]["start"] == str(tmp_path / "root/voices_words/model")
-    assert (words["parameters"]["corpus"], voices["parameters"]["corpus"]) == ("words", "voices")
-    before, after = (load_vae(folder, device="cpu").state_dict() for folder in (PITCH_VAE, tmp_path / "root/voices/model"))
-    assert all(torch.equal(before[name], after[name]) for name in before)
+def test_voxcpm_is_made_in_three_runs(rebuilt):
+    """Of words; from there of voices; from there with a past of its own: on one AudioVAE, each going on from the one before."""
+    names = "tiny_words", "tiny_true", "tiny"
+    words, true, own = (parameters_of(rebuilt / name) for name in names)
+    assert [run["corpus"] for run in (words, true, own)] == ["words", "voices", "voices"]
+    begins = [str(rebuilt / name / "model") for name in ("tiny_vae", "tiny_words", "tiny_true")]
+    assert [words["vae"], true["start"], own["start"]] == begins
+    recipes = [json.loads((rebuilt / name / "voxcpm/report.json").read_text())["identity"]["config"] for name in names]
+    assert [recipe["own"] for recipe in recipes] == [0, 0, 0.75] and [recipe["join"] for recipe in recipes] == [0, 0.5, 0.6]
+    codecs = [(rebuilt / name / "model/audiovae.safetensors").read_bytes() for name in ("tiny_vae", *names)]
+    assert codecs.count(codecs[0]) == 4
 
 
 @pytest.mark.slow
 @pytest.mark.notebook
-def test_tiny_rebuilt_twice_is_the_same(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert rebuild(first) == rebuild(second) == 3
-    names = "tiny_vae/vae/weights", "tiny_vae/model/audiovae", "tiny_words/voxcpm/weights", "tiny/voxcpm/weights", "tiny/model/model"
-    for name in (*names, "tiny/model/audiovae"):
-        one, two = ((root / f"{name}.safetensors").read_bytes() for root in (first, second))
+def test_tiny_rebuilt_twice_is_the_same(rebuilt, tmp_path):
+    assert rebuild(second := tmp_path / "second") == 5
+    names = "tiny_vae_first/vae", "tiny_vae/vae", *(f"tiny{run}/voxcpm" for run in ("_words", "_true", ""))
+    for name in [*(f"{name}/weights" for name in names), "tiny/model/model"]:
+        one, two = ((root / f"{name}.safetensors").read_bytes() for root in (rebuilt, second))
         assert one == two, name
-    assert (first / "tiny_vae/model/audiovae.safetensors").read_bytes() == (first / "tiny/model/audiovae.safetensors").read_bytes()
-    metrics = json.loads((second / "tiny/metrics.json").read_text())
-    assert metrics["finished"] and metrics["parameters"]["start"] == str(second / "tiny_words/model")
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+def test_the_audiovae_of_the_ablations_is_made_in_one_run(tmp_path):
+    assert rebuild(tmp_path / "root", "mel_vae") == 1
+    recipe = json.loads((tmp_path / "root/mel_vae/vae/report.json").read_text())["identity"]["config"]
+    assert (recipe["waveform"], recipe["kl"]) == (0, 100 * 5e-5)
 
 
 @pytest.mark.notebook
