@@ -2,7 +2,8 @@
 
     PYTHONPATH=. python tests/measure_inside.py [--model F] [--out F] [--size 1.0] [--seeds 0 1 2]
 
-Minutes on one core; `vox.inside` says how. Not a test.
+Minutes on one core; `vox.inside` says how. data/results/inside_before.json is a part of what it wrote of the model before it trained on its
+own past. Not a test.
 """
 
 import argparse

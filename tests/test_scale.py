@@ -158,6 +158,18 @@ def test_the_audiovae_of_the_ablations_is_made_in_one_run(tmp_path):
     assert (recipe["waveform"], recipe["kl"]) == (0, 100 * 5e-5)
 
 
+def test_what_is_said_of_a_past_of_its_own_was_measured():
+    """Most of a voice is lost from patch to patch, and less of it since; a single patch is as good as it was."""
+    results = NOTEBOOK.parent.parent / "data/results"
+    drift = json.loads((results / "tiny.json").read_text())["drift"]["figures"]
+    _, (_, true_low, true_high, _), (_, _, clone_high, _) = (drift[name]["identified"]["speech"] for name in list(drift)[:3])
+    assert true_low > clone_high
+    (now, *_), (later, *_) = (drift[f"shipped, {kind}"]["identified"]["speech"] for kind in ("after a true past", "clone"))
+    assert true_low < now < true_high and later > 1.5 * drift["before, clone"]["identified"]["speech"][0]
+    (_, low, _, _), (_, _, high, _) = (drift[f"{name}, clone"]["sim"]["speech"] for name in ("shipped", "before"))
+    assert low > high
+
+
 @pytest.mark.notebook
 @pytest.mark.parametrize(
     ("wrong", "message"),

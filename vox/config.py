@@ -280,8 +280,8 @@ def _nano() -> Config:
         patch=4,
         fsq=FSQConfig(dim=32),
         max_length=512,
-        train=TrainConfig(steps=700, batch=16, lr=1e-3, lr_end=1e-4, warmup=50, decay=250, ema=0.99, checkpoint=50, max_seconds=12.0),
-        vae_train=VAETrainConfig(steps=400, batch=8, lr=4e-3, lr_end=2e-4, decay=150, betas=(0.8, 0.95), clip=10.0, checkpoint=50),
+        train=TrainConfig(steps=520, batch=16, lr=1e-3, lr_end=1e-4, warmup=50, decay=190, ema=0.99, checkpoint=50, max_seconds=12.0),
+        vae_train=VAETrainConfig(steps=280, batch=8, lr=4e-3, lr_end=2e-4, decay=110, betas=(0.8, 0.95), clip=10.0, checkpoint=50),
     )
 
 
