@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tests/bench_reading.py --vae FOLDER [--seconds 240] [VARIANT...]        writes data/results/tiny_recipe.json
 
-FOLDER is a model folder whose AudioVAE is used (data/checkpoints/tiny). The text gap is what a wrong text costs: the flow-matching
+FOLDER is one whose AudioVAE is used (data/checkpoints/mel_vae in the results). The text gap is what a wrong text costs: the flow-matching
 loss near noise (t = 0.95, where the noisy patch shows next to nothing) on held-out utterances, each with the text of another one
 of its language, less the loss with its own. A model that does not read has a gap of 0. Not a test.
 """
@@ -73,7 +73,7 @@ def main():
     given = parser.parse_args()
     if unknown := set(given.variants) - set(VARIANTS):
         parser.error(f"unknown variant {', '.join(unknown)}: use {', '.join(VARIANTS)}")
-    codec = vox.load(given.vae, device="cpu").vae
+    codec = vox.load_vae(given.vae, device="cpu")
     names = given.variants or VARIANTS
     rows = {name: {"changes": VARIANTS[name], "measured": learn(VARIANTS[name], codec, given.seconds)} for name in names}
     write_json(HOME / "data/results/tiny_recipe.json", {"base": BASE, "machine": machine(), "variants": rows})

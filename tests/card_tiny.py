@@ -308,6 +308,8 @@ Recordings of unseen voices through it, and through Opus. "above" compares text 
 
 {how}
 
+Measured on weights {weights}.
+
 ## Limits
 
 - Whoever speaks, the pitch stands at 100 or 200 Hz: much of a voice is gone before a VoxCPM sees it.
@@ -333,6 +335,7 @@ def vae_card(part: dict, log: dict, channels: int, rebuild: str) -> str:
         rebuild=rebuild,
         figures=all_figures(part, "vae"),
         how=how(part),
+        weights=part["weights"],
     )
 
 

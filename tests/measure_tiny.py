@@ -289,8 +289,7 @@ def one_by_one(model, row, prompt, seed) -> tuple[torch.Tensor, torch.Tensor]:
 
     Returns two waveforms [N] at the model's rate, without the prompt.
     """
-    size, hop, rate = model.config.patch, model.config.vae.hop, model.config.vae.sample_rate
-    quiet = size * max(1, round(feed.PAUSE / model.config.patch_seconds()))
+    size, quiet, rate = model.config.patch, feed.longest_pause(model.config), model.config.vae.sample_rate
     wavs = [corpus.wav(each, rate) for each in (prompt, row)]
     (first, _), (_, later) = feed.encode(model.vae, wavs, size, quiet)
     latents = torch.cat((first[: len(first) - quiet + size], later[: len(later) - quiet]))  # one patch of pause
@@ -303,9 +302,8 @@ def one_by_one(model, row, prompt, seed) -> tuple[torch.Tensor, torch.Tensor]:
     drawn = flow.sample(model.velocity, mu[begin:], true[begin - 1 : -1], noise)
 
     def decode(patches):
-        context = true[begin - CONTEXT : begin]
-        wav = model.vae.decode(torch.cat((context, patches)).flatten(0, 1).mT[None])[0, 0]
-        return wav[context.numel() // true.shape[-1] * hop :][: len(wavs[1])].cpu()
+        wav = model.vae.decode(torch.cat((true[begin - CONTEXT : begin], patches)).flatten(0, 1).mT[None])[0, 0]
+        return wav[CONTEXT * model.config.patch_samples :][: len(wavs[1])].cpu()
 
     return decode(true[begin:]), decode(drawn)
 

@@ -204,6 +204,11 @@ class Items:
         return self.items[sequence[0]]
 
 
+def longest_pause(config) -> int:
+    """Latents of `PAUSE`, in whole patches and at least one, of a model's config."""
+    return config.patch * max(1, round(PAUSE / config.patch_seconds()))
+
+
 class Utterances:
     """The rows of a dataset, encoded once by the model's VAE and kept on disk.
 
@@ -213,7 +218,7 @@ class Utterances:
 
     def __init__(self, model, data, config: TrainConfig, accelerator, fingerprint: str, progress: bool = True):
         self.tokenizer, self.patch = model.tokenizer, model.config.patch
-        self.quiet = self.patch * max(1, round(PAUSE / model.config.patch_seconds())) if config.join else 0  # latents of a pause
+        self.quiet = longest_pause(model.config) if config.join else 0
         self.texts = list(data["text"])
         self.ids = [torch.tensor(self.tokenizer.encode(text), dtype=torch.long) for text in self.texts]
         named = list(data["speaker"]) if "speaker" in data.column_names else [""] * len(data)
