@@ -46,8 +46,8 @@ class Batch:
         """The same batch on another device."""
         return Batch(**{name: value.to(device) for name, value in vars(self).items()})
 
-    def rows(self, part: slice) -> "Batch":
-        """Some of the sequences, equally padded."""
+    def rows(self, part: slice | Tensor) -> "Batch":
+        """Some of the sequences, a slice or a mask [B] of them, equally padded."""
         return Batch(**{name: value[part] for name, value in vars(self).items()})
 
 

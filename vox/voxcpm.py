@@ -35,6 +35,7 @@ from vox.vae import AudioVAE
 
 OWN_STEPS = 5  # of the flow, where training draws the model's own patches
 
+
 class Losses(NamedTuple):
     """Means over the patches of a batch, each a tensor without axes."""
 
@@ -162,11 +163,14 @@ class VoxCPM(nn.Module):
         Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099; not in VoxCPM's paper). A model that was only ever shown true patches
         believes its own, and a voice of which each patch loses a little is soon lost; one that was shown its own holds on to the prompt.
         """
-        row, i = batch.loss_mask.nonzero(as_tuple=True)
-        _, mu = self.read(batch, latents)
-        row, i, mu, noise = (values[draw.own] for values in (row, i, mu, draw.noise))
+        own = batch.loss_mask.clone()  # [B, T]
+        own[batch.loss_mask] = draw.own
+        some = own.any(1)  # the others need no pass
+        chosen = batch.rows(some)
+        _, mu = self.read(chosen, latents[some])
+        mu, previous = mu[own[some][chosen.loss_mask]], latents[:, :-1][own[:, 1:]]
         past = latents.clone()
-        past[row, i] = flow.sample(self.velocity, mu, latents[row, i - 1], noise, OWN_STEPS, cfg=1.0).to(past.dtype)
+        past[own] = flow.sample(self.velocity, mu, previous, draw.noise[draw.own], OWN_STEPS, cfg=1.0).to(past.dtype)
         return past
 
     # ---- use -----------------------------------------------------------------------------------------------------
