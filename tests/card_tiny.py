@@ -167,7 +167,8 @@ def card(results: dict, judges: dict, runs: dict[str, dict], bytes_shipped: int,
         own_steps=own["steps"],
         joined_steps=joined["steps"],
         logs=" and ".join(", ".join(f"{log}.json" for log in LOGS.values()).rsplit(", ", 1)),
-        **{f"{name}_{key}": f"{100 * log['config'][key]:g} %" for name, log in (("own", own), ("joined", joined)) for key in ("own", "join")},
+        **{f"own_{key}": f"{100 * own['config'][key]:g} %" for key in ("own", "join")},
+        **{f"joined_{key}": f"{100 * joined['config'][key]:g} %" for key in ("own", "join")},
         vae_recipe=vae_recipe(*list(runs.values())[:2]),
         rebuild=rebuild,
         megabytes=f"{bytes_shipped / 1e6:.1f}",
@@ -227,11 +228,11 @@ No discriminators. Latent channels that say less than their own noise were dropp
 {words_steps} steps on words in random order, which it can only say by reading; from there, with a fresh optimiser, {true_steps}
 steps on `voices`, half of whose sequences join two or three utterances of one voice; from there, with a fresh optimiser again,
 {own_steps} steps in which {own_own} of the sequences go on, from some patch on, from what the model itself drew (`train.own`: scheduled
-sampling, which is not in the paper) and {own_join} are joined; and from there {joined_steps} steps with {joined_own} and {joined_join}. Only in
-these last did a full stop end each text before the next, as `vox.text.join_texts` puts it now: the runs before had nothing between the two
-but a space, and in Mandarin nothing. All runs of VoxCPM have warm-up, stable phase and decay. How many steps the runs on `voices` would take,
-and on how many threads, was settled in their stable phases, which do not depend on it. All settings and losses are in data/results:
-{logs}.
+sampling, which is not in the paper) and {own_join} are joined; and from there {joined_steps} steps with {joined_own} and {joined_join}.
+Only in these last did a full stop end each text before the next, as `vox.text.join_texts` puts it now: the runs before had nothing between
+the two but a space, and in Mandarin nothing. All runs of VoxCPM have warm-up, stable phase and decay. How many steps the runs on `voices`
+would take, and on how many threads, was settled in their stable phases, which do not depend on it. All settings and losses are in
+data/results: {logs}.
 
 {training}
 

@@ -140,8 +140,8 @@ def is_chinese(character: str) -> bool:
 def join_texts(prompt_text: str, text: str) -> str:
     """The prompt's text and the target text as two sentences: a full stop after the first if it ends in a word, and a space in English.
 
-    The released code puts nothing between them, which makes "nineten" of nine and ten, and 九十, ninety, of 九 and 十. A mark of the reader's
-    own is left alone: a prompt that breaks off within a sentence ends in a comma.
+    The released code puts nothing between them, which makes "nineten" of nine and ten, and 九十, ninety, of 九 and 十. A mark that is there
+    is left alone: give a prompt that breaks off within a sentence a comma.
     """
     prompt_text = prompt_text.rstrip()
     if not prompt_text or not text:

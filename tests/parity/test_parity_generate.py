@@ -102,19 +102,22 @@ def test_speech_from_text(pair, name, stop, ended_by, retry):
 @pytest.mark.parametrize("extra", [0, 333], ids=["whole patches", "part of a patch"])
 @pytest.mark.parametrize("name, stop", [("v1", 7), ("v1.5", 8)])
 def test_speech_with_a_prompt(pair, name, stop, extra, monkeypatch):
-    """A prompt of several patches: padded on the left, cut off the same way, and only new speech comes back."""
+    """A prompt of several patches: padded on the left, cut off the same way, and only new speech comes back.
+
+    Its text is a sentence with its end: where there is none, `vox.text.join_texts` adds a full stop, and the official code adds nothing.
+    """
     both = pair(name)
     set_stop_head(both, stop)
     samples = both.tree["patch_size"] * both.official.chunk_size
     wav = torch.rand(4 * samples + extra) * 2 - 1
     monkeypatch.setattr(torchaudio, "load", lambda path: (wav[None], both.official.sample_rate))
-    cache = both.official.build_prompt_cache("the ", "prompt.wav")
+    cache = both.official.build_prompt_cache("the one. ", "prompt.wav")
     torch.manual_seed(5)
     with WatchFSQ(both.official.fsq_layer) as watch, quiet():
         expected = both.official.generate_with_prompt_cache("one 你好", cache)[0][0]
     watch.inputs[0] = watch.inputs[0][:, -len(cache["audio_feat"]) :]
     watch.check()
-    speech = both.ours.generate("one 你好", wav, "the ", seed=5, attempts=1)
+    speech = both.ours.generate("one 你好", wav, "the one.", seed=5, attempts=1)
     assert speech.stats["patches"] * samples == len(speech.wav), "only new speech"
     close(speech.wav, expected, what=f"speech {name}, with a prompt")
 
