@@ -163,9 +163,10 @@ def test_the_loss_is_the_models_own(tmp_path):
 
 def test_the_past_may_be_the_models_own():
     """Where the draw says so, later patches are told what the model draws after a true past; what is to be learnt stays the truth."""
-    job = train.SpeechJob(speech_model(), items(), dataclasses.replace(TRAIN, own=1.0), train.Accelerator(), "", False)
+    job = train.SpeechJob(speech_model(), items(), dataclasses.replace(TRAIN, own=0.5), train.Accelerator(), "", False)
     (batch, draw, _), model = job.feed(0), speech_model()
     row, i = batch.loss_mask.nonzero(as_tuple=True)
+    assert 0 < len(row[draw.own].unique()) < len(batch.text), "of some sequences, not of all"
     _, mu = model.read(batch, batch.latents)
     sampled = flow.sample(model.velocity, mu, batch.latents[row, i - 1], draw.noise, voxcpm.OWN_STEPS, cfg=1.0)
     past = batch.latents.clone()
