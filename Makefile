@@ -46,7 +46,7 @@ run: .venv/lab.done
 # ARGS shortens the runs of the notebook; all can be stopped, and the same command goes on.
 tiny: OUT = runs/tiny
 tiny: .venv/lab.done
-	@mkdir -p $(OUT)_vae_first $(OUT)_vae $(OUT)_words $(OUT)_true $(OUT)_own $(OUT)
+	@mkdir -p $(OUT)_vae_first $(OUT)_vae $(OUT)_words $(OUT)_true $(OUT)_own $(OUT)_joined $(OUT)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae_first/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 2000 -p vae_only True \
 	    -y 'changes: {vae_train.mel: 3.0, vae_train.waveform: 10.0, vae_train.kl: 1.0e-4, vae_train.decay: 0}' -p out $(OUT)_vae_first $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 5000 -p vae_only True \
@@ -58,8 +58,10 @@ tiny: .venv/lab.done
 	    -y 'changes: {train.steps: 19000, train.decay: 6500}' -p steps 0 -p start $(OUT)_words/model -p out $(OUT)_true $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_own/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 -p seed 1 \
 	    -y 'changes: {train.steps: 7000, train.decay: 3500, train.own: 0.75, train.join: 0.6}' -p steps 0 -p start $(OUT)_true/model -p out $(OUT)_own $(ARGS)
-	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 -p seed 2 \
-	    -y 'changes: {train.steps: 10500, train.decay: 5000, train.own: 0.5, train.join: 0.9}' -p steps 0 -p start $(OUT)_own/model -p out $(OUT) $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_joined/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 -p seed 2 \
+	    -y 'changes: {train.steps: 10500, train.decay: 5000, train.own: 0.5, train.join: 0.9}' -p steps 0 -p start $(OUT)_own/model -p out $(OUT)_joined $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 -p seed 3 \
+	    -y 'changes: {train.steps: 11000, train.decay: 5200, train.own: 0.5, train.join: 0.9}' -p steps 0 -p start $(OUT)_joined/model -p out $(OUT) $(ARGS)
 	$(BIN)/python -c 'import vox; vox.load("$(OUT)/model", device="cpu").save("$(OUT)/shipped", half=True)'
 	$(BIN)/python -m vox.judge_train $(OUT)_judges $(OUT)/judge
 

@@ -141,7 +141,7 @@ def card(results: dict, judges: dict, runs: dict[str, dict], bytes_shipped: int,
         raise MissingPart(f"no card without {', '.join(lacking)}: python tests/measure_tiny.py {' '.join(lacking)}")
     if others := [part for part in results if results[part]["weights"] != results["tts"]["weights"]]:
         raise MissingPart(f"{', '.join(others)} measured on other weights than tts: measure again")
-    _, vae, words, true, own, joined = runs.values()
+    _, vae, words, true, own, joined, last = runs.values()
     parts = [part for part in TITLES if part in results]
     absent = [TITLES[part] for part in TITLES if part not in results]
     sections = []
@@ -153,19 +153,20 @@ def card(results: dict, judges: dict, runs: dict[str, dict], bytes_shipped: int,
             chance = number(part["figures"]["chance"], PERCENT)
             text += f"\nA voice is identified among {candidates}, one of each unseen variant; by chance {chance} are right.\n"
         if each == "legs":
-            hours = [[leg, minutes(seconds_until(int(leg), true, own, joined))] for leg in part["figures"]]
+            hours = [[leg, minutes(seconds_until(int(leg), true, own, joined, last))] for leg in part["figures"]]
             text += f"\nWithout the retries of `generate`.\n\n{table(['steps', 'training time'], hours)}\n"
         sections.append(f"{text}\n{how(part)}\n")
     return TEMPLATE.format(
-        layers=joined["model"]["tslm"]["layers"],
-        hidden=joined["model"]["tslm"]["hidden"],
-        patch=joined["model"]["patch"],
+        layers=last["model"]["tslm"]["layers"],
+        hidden=last["model"]["tslm"]["hidden"],
+        patch=last["model"]["patch"],
         rate=vae["model"]["sample_rate"],
-        channels=joined["model"]["vae"]["latent_dim"],
+        channels=last["model"]["vae"]["latent_dim"],
         words_steps=words["steps"],
         true_steps=true["steps"],
         own_steps=own["steps"],
         joined_steps=joined["steps"],
+        last_steps=last["steps"],
         logs=" and ".join(", ".join(f"{log}.json" for log in LOGS.values()).rsplit(", ", 1)),
         **{f"own_{key}": f"{100 * own['config'][key]:g} %" for key in ("own", "join")},
         **{f"joined_{key}": f"{100 * joined['config'][key]:g} %" for key in ("own", "join")},
@@ -209,6 +210,7 @@ LOGS = {  # title of a run: its file in data/results
     "VoxCPM on voices, from there": "tiny_lm",
     "VoxCPM with a past of its own, from there": "tiny_own",
     "VoxCPM on joined utterances, from there": "tiny_joined",
+    "the same again, from there": "tiny_joined_on",
 }
 
 
@@ -228,8 +230,9 @@ No discriminators. Latent channels that say less than their own noise were dropp
 {words_steps} steps on words in random order, which it can only say by reading; from there, with a fresh optimiser, {true_steps}
 steps on `voices`, half of whose sequences join two or three utterances of one voice; from there, with a fresh optimiser again,
 {own_steps} steps in which {own_own} of the sequences go on, from some patch on, from what the model itself drew (`train.own`: scheduled
-sampling, which is not in the paper) and {own_join} are joined; and from there {joined_steps} steps with {joined_own} and {joined_join}.
-Only in these last did a full stop end each text before the next, as `vox.text.join_texts` puts it now: the runs before had nothing between
+sampling, which is not in the paper) and {own_join} are joined; and from there {joined_steps} steps with {joined_own} and {joined_join},
+and as many again but for a few, {last_steps}.
+Only in these two did a full stop end each text before the next, as `vox.text.join_texts` puts it now: the runs before had nothing between
 the two but a space, and in Mandarin nothing. All runs of VoxCPM have warm-up, stable phase and decay. How many steps the runs on `voices`
 would take, and on how many threads, was settled in their stable phases, which do not depend on it. All settings and losses are in
 data/results: {logs}.

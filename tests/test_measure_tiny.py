@@ -235,7 +235,7 @@ def test_the_card_that_ships_is_of_these_weights(name):
 @shipped
 def test_the_readme_quotes_the_figures():
     results, readme = read_json(HOME / "data/results/tiny.json"), (HOME / "README.md").read_text(encoding="utf-8")
-    for part, entry in (("tts", "no prompt"), ("clone", "cloned")):
+    for part, entry in (("tts", "no prompt"), ("tts", "prompted"), ("clone", "cloned")):
         figures = results[part]["figures"][entry]
         for name in {"error_rate en-us", "error_rate cmn", "stop_failures", "identified"} & figures.keys():
             for side in ("speech", "true"):
