@@ -1,7 +1,8 @@
 """What the shipped model can do: every figure with its 95 % interval, beside the same judge's on the true recordings.
 
     PYTHONPATH=. python tests/measure_tiny.py [PART...] [--model F] [--out F] [--float32 F] [--legs F...]
-    PYTHONPATH=. python tests/measure_tiny.py log --first RUN --vae RUN --words RUN --lm RUN --own RUN --joined RUN --joined-on RUN --threads N
+    PYTHONPATH=. python tests/measure_tiny.py log --first RUN --vae RUN --words RUN --lm RUN --own RUN --joined RUN
+        --joined-on RUN --threads N
     PYTHONPATH=. python tests/measure_tiny.py card                                    MODEL_CARD.md from all of these
 
 The same of an AudioVAE alone, with a card of its own:

@@ -250,14 +250,14 @@ def test_the_results_are_of_the_weights_that_ship():
 
 
 def test_a_past_of_its_own_brought_the_voice_to_the_residual():
-    """What the notebook says of the model before and after: little happened in the plan, and r and μ hold twice as much of the speaker."""
+    """What the notebook says of before and after: the plan is as it was, and r and μ hold more than twice as much of the speaker."""
     earlier, now = (
         {line["box"]: line for line in tree["neighbours"] if (line["model"], line["label"]) == ("trained", "speaker")}
         for tree in (files.read_json(RESULTS.with_name("inside_before.json")), found())
     )
     assert all(now[box]["low"] > earlier[box]["high"] for box in ("r", "μ"))
-    assert all(now[box]["value"] == pytest.approx(2 * earlier[box]["value"], rel=0.1) for box in ("r", "μ"))
-    assert (round(earlier["h_FSQ"]["value"], 2), round(now["h_FSQ"]["value"], 2)) == (0.22, 0.28)
+    assert all(now[box]["value"] > 2 * earlier[box]["value"] for box in ("r", "μ"))
+    assert all(now[box]["low"] < earlier[box]["high"] for box in ("h", "h_FSQ"))
 
 
 def test_maps_have_a_point_for_each_name():

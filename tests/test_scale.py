@@ -128,7 +128,7 @@ def test_the_audiovae_of_tiny_is_made_in_two_runs(rebuilt):
 @pytest.mark.slow
 @pytest.mark.notebook
 def test_voxcpm_is_made_in_five_runs(rebuilt):
-    """Of words; of voices; with a past of its own; twice mostly of joined utterances: on one AudioVAE, each going on from the one before."""
+    """Of words; of voices; with a past of its own; twice of joined utterances: on one AudioVAE, each going on from the one before."""
     names = "tiny_words", "tiny_true", "tiny_own", "tiny_joined", "tiny"
     words, true, own, joined, last = (parameters_of(rebuilt / name) for name in names)
     assert [run["corpus"] for run in (words, true, own, joined, last)] == ["words", *["voices"] * 4]
