@@ -255,9 +255,21 @@ def test_a_past_of_its_own_brought_the_voice_to_the_residual():
         {line["box"]: line for line in tree["neighbours"] if (line["model"], line["label"]) == ("trained", "speaker")}
         for tree in (files.read_json(RESULTS.with_name("inside_before.json")), found())
     )
-    assert all(now[box]["low"] > earlier[box]["high"] for box in ("r", "μ"))
+    assert all(now[box]["low"] > earlier[box]["high"] for box in ("E", "r", "μ"))
     assert all(now[box]["value"] > 2 * earlier[box]["value"] for box in ("r", "μ"))
-    assert all(now[box]["low"] < earlier[box]["high"] for box in ("h", "h_FSQ"))
+    assert all(now[box]["low"] < earlier[box]["high"] and earlier[box]["low"] < now[box]["high"] for box in ("h", "h_FSQ"))
+    shares = {"h": 1 / 4, "h_FSQ": 1 / 4, "r": 3 / 4, "μ": 4 / 5}
+    assert {box: now[box]["value"] for box in shares} == pytest.approx(shares, abs=0.03)
+
+
+def test_training_took_the_voice_from_the_plan_and_opened_it_in_the_residual():
+    """What the notebook says of voices in trained and random boxes."""
+    voices = {(line["model"], line["box"], line["what"]): line for line in found()["voices"]}
+    for what in ("verified", "identified"):
+        assert voices["trained", "h_FSQ", what]["low"] > voices["random", "h_FSQ", what]["high"], what
+        assert voices["trained", "r", what]["value"] < voices["random", "r", what]["value"], what
+        assert voices["trained", "r", what]["value"] <= voices["trained", "E", what]["value"], what
+    assert voices["trained", "r", "identified"]["high"] < voices["random", "r", "identified"]["low"]
 
 
 def test_maps_have_a_point_for_each_name():
