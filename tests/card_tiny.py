@@ -232,9 +232,9 @@ steps on `voices`, half of whose sequences join two or three utterances of one v
 {own_steps} steps in which {own_own} of the sequences go on, from some patch on, from what the model itself drew (`train.own`: scheduled
 sampling, which is not in the paper) and {own_join} are joined; and from there {joined_steps} steps with {joined_own} and {joined_join},
 and {last_steps} more by the same recipe, with other draws. Only in these two runs did a full stop end each text before the next, as
-`vox.text.join_texts` puts it now: the runs before had nothing between the two but a space, and in Mandarin nothing. All runs of VoxCPM have warm-up, stable phase and decay. How many steps the runs on `voices`
-would take, and on how many threads, was settled in their stable phases, which do not depend on it. All settings and losses are in
-data/results: {logs}.
+`vox.text.join_texts` puts it now: the runs before had nothing between the two but a space, and in Mandarin nothing.
+All runs of VoxCPM have warm-up, stable phase and decay. How many steps the runs on `voices` would take, and on how many threads, was
+settled in their stable phases, which do not depend on it. All settings and losses are in data/results: {logs}.
 
 {training}
 
