@@ -195,9 +195,10 @@ class Panel:
         return took
 
     def speak(self, text):
-        """Make a `speak_panel` say a text, and wait for the new picture."""
+        """Make a `speak_panel` say a text, and wait for the new picture, its numbers and its sound."""
         self.root.locator("textarea").fill(text)
         self.root.locator("textarea").blur()
         self.root.get_by_role("button", name="Speak").click()
         image = self.root.locator("img").element_handle()
         self.page.tab.wait_for_function("([image, text]) => image.title.includes(`text = ${text},`)", arg=[image, text])
+        self.root.get_by_role("button", name="Speak").wait_for()  # it says "Computing …" until all that is shown has been sent
