@@ -103,7 +103,7 @@ def rebuild(root, target="tiny"):
 def rebuilt(tmp_path_factory):
     """The folder of one shortened rebuild."""
     root = tmp_path_factory.mktemp("rebuilt") / "first"
-    assert rebuild(root) == 7
+    assert rebuild(root) == 9
     return root
 
 
@@ -116,36 +116,40 @@ def parameters_of(folder):
 
 @pytest.mark.slow
 @pytest.mark.notebook
-def test_the_audiovae_of_tiny_is_made_in_two_runs(rebuilt):
-    first, second = rebuilt / "tiny_vae_first", rebuilt / "tiny_vae"
-    recipes = [json.loads((folder / "vae/report.json").read_text())["identity"]["config"] for folder in (first, second)]
-    assert [recipe["mel"] for recipe in recipes] == [3, 15] and all(recipe["waveform"] == 10 for recipe in recipes)
-    one, two = (load_vae(folder / "model", device="cpu").state_dict() for folder in (first, second))
+def test_the_audiovae_of_tiny_is_made_in_three_runs(rebuilt):
+    first, second, third = (rebuilt / f"tiny_{name}" for name in ("vae_first", "vae", "decoder"))
+    recipes = [json.loads((folder / "vae/report.json").read_text())["identity"]["config"] for folder in (first, second, third)]
+    assert [recipe["mel"] for recipe in recipes] == [3, 15, 15] and [recipe["encoder"] for recipe in recipes] == [True, True, False]
+    assert all(recipe["waveform"] == 10 for recipe in recipes)
+    one, two, three = (load_vae(folder / "model", device="cpu").state_dict() for folder in (first, second, third))
     name = "decoder.model.2.block.1.weight_v"
     assert 0 < (one[name] - two[name]).norm() < 0.5 * one[name].norm(), "the second goes on from the first, and not from nothing"
+    assert {key.split(".")[0] for key in two if not torch.equal(two[key], three[key])} == {"decoder"}, "the third leaves latents alone"
 
 
 @pytest.mark.slow
 @pytest.mark.notebook
-def test_voxcpm_is_made_in_five_runs(rebuilt):
-    """Of words; of voices; with a past of its own; twice of joined utterances: on one AudioVAE, each going on from the one before."""
-    names = "tiny_words", "tiny_true", "tiny_own", "tiny_joined", "tiny"
-    words, true, own, joined, last = (parameters_of(rebuilt / name) for name in names)
-    assert [run["corpus"] for run in (words, true, own, joined, last)] == ["words", *["voices"] * 4]
-    begins = [str(rebuilt / name / "model") for name in ("tiny_vae", *names[:-1])]
-    assert [words["vae"], true["start"], own["start"], joined["start"], last["start"]] == begins
+def test_voxcpm_is_made_in_six_runs(rebuilt):
+    """Of words; of voices; with a past of its own; thrice of joined utterances: on one AudioVAE, each going on from the one before."""
+    names = "tiny_words", "tiny_true", "tiny_own", "tiny_joined", "tiny_joined_on", "tiny"
+    words, *others = (parameters_of(rebuilt / name) for name in names)
+    assert [run["corpus"] for run in (words, *others)] == ["words", *["voices"] * 5]
+    begins = [str(rebuilt / name / "model") for name in ("tiny_decoder", *names[:-1])]
+    assert [words["vae"], *(run["start"] for run in others)] == begins
     recipes = [json.loads((rebuilt / name / "voxcpm/report.json").read_text())["identity"]["config"] for name in names]
-    assert [recipe["own"] for recipe in recipes] == [0, 0, 0.75, 0.5, 0.5]
-    assert [recipe["join"] for recipe in recipes] == [0, 0.5, 0.6, 0.9, 0.9]
-    codecs = [(rebuilt / name / "model/audiovae.safetensors").read_bytes() for name in ("tiny_vae", *names)]
-    assert codecs.count(codecs[0]) == 6
+    assert [recipe["own"] for recipe in recipes] == [0, 0, 0.75, 0.5, 0.5, 0.5]
+    assert [recipe["join"] for recipe in recipes] == [0, 0.5, 0.6, 0.9, 0.9, 0.9]
+    assert [recipe["lr"] for recipe in recipes] == [1e-3] * 5 + [5e-4]
+    codecs = [(rebuilt / name / "model/audiovae.safetensors").read_bytes() for name in ("tiny_decoder", *names)]
+    assert codecs.count(codecs[0]) == 7
 
 
 @pytest.mark.slow
 @pytest.mark.notebook
 def test_tiny_rebuilt_twice_is_the_same(rebuilt, tmp_path):
-    assert rebuild(second := tmp_path / "second") == 7
-    names = "tiny_vae_first/vae", "tiny_vae/vae", *(f"tiny{run}/voxcpm" for run in ("_words", "_true", "_own", "_joined", ""))
+    assert rebuild(second := tmp_path / "second") == 9
+    runs = "_words", "_true", "_own", "_joined", "_joined_on", ""
+    names = *(f"tiny_{run}/vae" for run in ("vae_first", "vae", "decoder")), *(f"tiny{run}/voxcpm" for run in runs)
     for name in [*(f"{name}/weights" for name in names), "tiny/model/model"]:
         one, two = ((root / f"{name}.safetensors").read_bytes() for root in (rebuilt, second))
         assert one == two, name
