@@ -156,7 +156,8 @@ def card(results: dict, judges: dict, runs: dict[str, dict], bytes_shipped: int,
             text += f"\nA voice is identified among {candidates}, one of each unseen variant; by chance {chance} are right.\n"
         if each.startswith("legs"):
             hours = [[leg, minutes(seconds_until(int(leg), true, own, joined, joined_on, last))] for leg in part["figures"]]
-            text += f"\nWithout the retries of `generate`.\n\n{table(['steps', 'training time'], hours)}\n"
+            with_shipped = "; all speak through the AudioVAE that ships" if each == "legs" else ""
+            text += f"\nWithout the retries of `generate`{with_shipped}.\n\n{table(['steps', 'training time'], hours)}\n"
         sections.append(f"{text}\n{how(part)}\n")
     return TEMPLATE.format(
         layers=last["model"]["tslm"]["layers"],

@@ -243,6 +243,12 @@ def test_the_readme_quotes_the_figures():
         for name in {"error_rate en-us", "error_rate cmn", "stop_failures", "identified"} & figures.keys():
             for side in ("speech", "true"):
                 assert f"| {card_tiny.figure(figures[name][side], card_tiny.MEASURES[name][1])} |" in readme, (part, name, side)
+    shares = [row["identified"]["speech"] for row in results["drift"]["figures"].values()]  # three before, three of what ships
+    kept = [round(share * n) for share, _, _, n in shares]
+    words = " ".join(readme.split())
+    assert f"of {shares[0][3]} recordings the AudioVAE alone keeps it in {kept[3]}, drawing each patch" in words
+    assert f"after true ones in {kept[4]}, speaking on in {kept[5]}; before the model" in words
+    assert f"was trained on its own past, in {kept[2]}." in words
 
 
 @shipped

@@ -217,6 +217,12 @@ def test_the_text_quotes_the_measurement():
     assert f"{figure('AudioVAE', 'si_sdr'):.0f} dB".replace("-", "−") in text
     assert figure("AudioVAE", "mel") < figure("Opus 6", "mel")
     assert all(figure("AudioVAE", name) < figure("Opus 6", name) for name in ("stoi", "pesq", "si_sdr"))
+    shipped = files.read_json(files.HOME / "data/results/tiny.json")
+    before, after = (shipped[part]["figures"]["AudioVAE"] for part in ("vae_before", "vae"))
+    assert before["pitch"]["speech"][0] > 0.5 and 20 < 1 / figure("AudioVAE", "pitch") < 30
+    assert before["mel"]["speech"][1] > figure("AudioVAE", "mel") and before["identified"]["speech"][0] < figure("AudioVAE", "identified")
+    assert before["identified"]["speech"][2] < after["identified"]["speech"][1], "the decoder's run brings back voices"
+    assert before["pitch"]["speech"][1] < after["pitch"]["speech"][0] < before["pitch"]["speech"][2], "and hardly any pitch"
     channels = [vox.load_vae(files.HOME / "data/checkpoints" / name).config.latent_dim for name in ("mel_vae", "tiny")]
     weights = [files.read_json(files.HOME / f"data/results/{name}.json")["config"]["kl"] for name in ("mel_vae_log", "tiny_vae")]
     assert channels == [14, 26] and weights == [100 * 5e-5, 10 * 5e-5]
