@@ -26,6 +26,11 @@ def joined(outputs):
     return whole
 
 
+def is_bare(data) -> bool:
+    """Whether an output is a widget and shows nothing without a kernel: a control, or a progress bar, which has words for a twin."""
+    return WIDGET in data and set(data) <= {WIDGET, "text/plain"}
+
+
 def clean(notebook):
     """Keep what teaches: no progress bars, no widget state, no timing, no injected parameters."""
     notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
@@ -40,7 +45,7 @@ def clean(notebook):
             count += 1
             cell.execution_count = count
             cell.outputs = joined(output for output in cell.outputs if output.get("name") != "stderr")
-            cell.outputs = [output for output in cell.outputs if set(output.get("data", "-")) != {WIDGET}]
+            cell.outputs = [output for output in cell.outputs if not is_bare(output.get("data", {}))]
             for output in cell.outputs:
                 output.get("data", {}).pop(WIDGET, None)  # without a kernel there is no widget; its picture follows
                 if "metadata" in output:

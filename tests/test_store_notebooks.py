@@ -39,7 +39,8 @@ def test_of_a_widget_its_picture_is_stored():
     widget, both = v4.new_output("display_data", data=view), v4.new_output("display_data", data=view | {"image/png": "AA=="})
     picture = v4.new_output("display_data", data={"image/png": "AA=="}, metadata={"image/png": {"alt": "a tone", "width": 9}, "x": 1})
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
-    cell = v4.new_code_cell("a", outputs=[widget, picture, both])
+    bar = v4.new_output("display_data", data=view | {"text/plain": "0 examples"})
+    cell = v4.new_code_cell("a", outputs=[widget, picture, bar, both])
     outputs = clean(v4.new_notebook(cells=[cell], metadata=metadata)).cells[0].outputs
     assert [output.data for output in outputs] == [{"image/png": "AA=="}] * 2
     assert [output.metadata for output in outputs] == [{"image/png": {"alt": "a tone"}}, {}]
