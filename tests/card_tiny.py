@@ -154,6 +154,8 @@ def card(results: dict, judges: dict, runs: dict[str, dict], bytes_shipped: int,
             candidates = " to ".join(map(str, part["figures"]["candidates"]))
             chance = number(part["figures"]["chance"], PERCENT)
             text += f"\nA voice is identified among {candidates}, one of each unseen variant; by chance {chance} are right.\n"
+        if each == "drift":
+            text += f"\n`before` is the model after {true['steps']} steps on `voices`, on the AudioVAE that ships.\n"
         if each.startswith("legs"):
             hours = [[leg, minutes(seconds_until(int(leg), true, own, joined, joined_on, last))] for leg in part["figures"]]
             with_shipped = "; all speak through the AudioVAE that ships" if each == "legs" else ""
