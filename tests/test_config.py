@@ -95,6 +95,7 @@ def test_replace_refuses_unknown_names(name):
         (lambda: TrainConfig(ema=1.0), "ema"),
         (lambda: TrainConfig(join=1.5), "join"),
         (lambda: TrainConfig(own=-0.1), "own"),
+        (lambda: TrainConfig(own_rounds=0), "own_rounds"),
         (lambda: VAETrainConfig(precision="int8"), "int8"),
         (lambda: VAETrainConfig(batch=0), "batch"),
         (lambda: preset("nano").replace(ralm="half"), "half"),

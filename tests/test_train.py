@@ -182,6 +182,32 @@ def test_the_past_may_be_the_models_own():
     assert losses.diffusion != plain.diffusion and model(batch, draw._replace(own=torch.zeros_like(draw.own))) == plain
 
 
+def test_round_by_round_the_past_is_what_speaking_would_have_drawn():
+    """Drawn patch by patch, each after those before it, and drawn all at once as often as there are patches: the same."""
+    job = train.SpeechJob(speech_model(), items(), dataclasses.replace(TRAIN, own=0.5), train.Accelerator(), "", False)
+    (batch, draw, _), model = job.feed(0), speech_model()
+    row, i = batch.loss_mask.nonzero(as_tuple=True)
+    past, most = batch.latents.clone(), max(draw.own[row == one].sum() for one in row.unique())
+    order = torch.cat([draw.own[row == one].cumsum(0) for one in row.unique()]) * draw.own  # 1 for a sequence's first own patch, 2, …
+    for turn in range(1, most + 1):
+        with torch.no_grad():
+            _, mu = model.read(batch, past)
+            patches = flow.sample(model.velocity, mu, past[row, i - 1], draw.noise, voxcpm.OWN_STEPS, cfg=1.0)
+        past[row[order == turn], i[order == turn]] = patches[order == turn]
+    once, more = (rounds(model, n).drawn(batch, batch.latents, draw)[row, i] for n in (1, 3))
+    whole = rounds(model, most.item()).drawn(batch, batch.latents, draw)[row, i]
+    first, soon, later = ((order > least) & (order <= most) for least, most in ((0, 1), (0, 3), (1, 99)))
+    torch.testing.assert_close(whole, past[row, i])
+    torch.testing.assert_close(once[first], whole[first])
+    torch.testing.assert_close(more[soon], whole[soon])
+    assert later.any() and not torch.isclose(once[later], whole[later]).all(-1).any(), "one draw deep, not as deep as speaking goes"
+
+
+def rounds(model, count):
+    model.config = model.config.replace(**{"train.own_rounds": count})
+    return model
+
+
 def test_bf16_is_near_fp32(tmp_path):
     _, exact = fit(tmp_path / "fp32")
     _, rough = fit(tmp_path / "bf16", config=dataclasses.replace(TRAIN, precision="bf16"))

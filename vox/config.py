@@ -143,6 +143,7 @@ class TrainConfig:
     stop_weight: float = 1.0  # λ of L = L_FM + λ·L_stop
     join: float = 0.3  # share of sequences made of two or three utterances of one voice
     own: float = 0.0  # share of sequences that from some patch on go on from the model's own patches (`VoxCPM.drawn`); not in the paper
+    own_rounds: int = 1  # how often these are drawn: from the second time on after what was drawn the time before
     max_seconds: float = 20.0  # longest sequence kept, in seconds of audio
     ema: float = 0.999  # decay of the averaged weights that `fit` leaves in the model
     precision: str = "bf16"  # autocast where the device has it; weights and optimiser stay float32
@@ -152,6 +153,7 @@ class TrainConfig:
     def __post_init__(self):
         _require(self.precision in PRECISIONS, f"precision must be one of {PRECISIONS}, not {self.precision!r}")
         _require(self.steps > 0 and self.batch > 0 and self.checkpoint > 0, "steps, batch and checkpoint must be positive")
+        _require(self.own_rounds > 0, f"own_rounds must be at least 1, not {self.own_rounds}")
         _require(0 <= self.ema < 1, f"ema must lie in [0, 1), not {self.ema}")
         for name in ("join", "own"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is a share in [0, 1], not {getattr(self, name)}")

@@ -158,7 +158,9 @@ class VoxCPM(nn.Module):
 
     @torch.no_grad()
     def drawn(self, batch: Batch, latents: Tensor, draw: flow.Draw) -> Tensor:
-        """latents [B, T, P, D], where draw.own says so replaced by what the model draws there after a true past.
+        """latents [B, T, P, D], where draw.own says so replaced by what the model draws there, all patches at once: after a true past,
+        and with train.own_rounds above 1 again, after the past of the round before. After k rounds a sequence's first k own patches
+        are what speaking would have drawn one by one (Jacobi's iteration), and the later ones are k draws deep.
 
         Scheduled sampling (Bengio et al. 2015, arXiv 1506.03099; not in VoxCPM's paper). A model that was only ever shown true patches
         believes its own, and a voice of which each patch loses a little is soon lost; one that was shown its own holds on to the prompt.
@@ -166,11 +168,11 @@ class VoxCPM(nn.Module):
         own = batch.loss_mask.clone()  # [B, T]
         own[batch.loss_mask] = draw.own
         some = own.any(1)  # the others need no pass
-        chosen = batch.rows(some)
-        _, mu = self.read(chosen, latents[some])
-        mu, previous = mu[own[some][chosen.loss_mask]], latents[:, :-1][own[:, 1:]]
-        past = latents.clone()
-        past[own] = flow.sample(self.velocity, mu, previous, draw.noise[draw.own], OWN_STEPS, cfg=1.0).to(past.dtype)
+        chosen, past = batch.rows(some), latents.clone()
+        for _ in range(self.config.train.own_rounds):
+            _, mu = self.read(chosen, past[some])
+            mu, previous = mu[own[some][chosen.loss_mask]], past[:, :-1][own[:, 1:]]
+            past[own] = flow.sample(self.velocity, mu, previous, draw.noise[draw.own], OWN_STEPS, cfg=1.0).to(past.dtype)
         return past
 
     # ---- use -----------------------------------------------------------------------------------------------------
