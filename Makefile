@@ -46,17 +46,21 @@ run: .venv/lab.done
 # ARGS shortens the runs of the notebook; all can be stopped, and the same command goes on.
 tiny: OUT = runs/tiny
 tiny: .venv/lab.done
-	@mkdir -p $(OUT)_vae_first $(OUT)_vae $(OUT)_decoder $(OUT)_words $(OUT)_true $(OUT)_own $(OUT)_joined $(OUT)_joined_on $(OUT)
+	@mkdir -p $(OUT)_vae_first $(OUT)_vae $(OUT)_decoder $(OUT)_decoder_on $(OUT)_words $(OUT)_true $(OUT)_own $(OUT)_joined \
+	    $(OUT)_joined_on $(OUT)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae_first/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 2000 -p vae_only True \
 	    -y 'changes: {vae_train.mel: 3.0, vae_train.waveform: 10.0, vae_train.kl: 1.0e-4, vae_train.decay: 0}' -p out $(OUT)_vae_first $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_vae/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 5000 -p vae_only True \
 	    -y 'changes: {vae_train.lr: 1.5e-3, vae_train.lr_end: 5.0e-5, vae_train.waveform: 10.0, vae_train.kl: 5.0e-4}' \
 	    -p vae_start $(OUT)_vae_first/model -p out $(OUT)_vae $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_decoder/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 0 -p vae_only True -p seed 1 \
-	    -y 'changes: {vae_train.encoder: False, vae_train.steps: 10000, vae_train.warmup: 100, vae_train.decay: 5000, vae_train.lr: 1.0e-3, vae_train.lr_end: 3.0e-5, vae_train.waveform: 10.0, vae_train.kl: 5.0e-4}' \
-	    -p vae_start $(OUT)_vae/model -p out $(OUT)_decoder $(ARGS)
+	    -y "changes: {vae_train.encoder: False, vae_train.steps: 10000, vae_train.warmup: 100, vae_train.decay: 5000, vae_train.lr: 1.0e-3, \
+	    vae_train.lr_end: 3.0e-5, vae_train.waveform: 10.0, vae_train.kl: 5.0e-4}" -p vae_start $(OUT)_vae/model -p out $(OUT)_decoder $(ARGS)
+	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_decoder_on/12_scale.ipynb -p preset tiny -p corpus voices -p hours 4 -p vae_steps 0 -p vae_only True -p seed 2 \
+	    -y "changes: {vae_train.encoder: False, vae_train.steps: 8700, vae_train.warmup: 100, vae_train.decay: 4000, vae_train.lr: 1.0e-3, \
+	    vae_train.lr_end: 2.0e-5, vae_train.waveform: 10.0, vae_train.kl: 5.0e-4}" -p vae_start $(OUT)_decoder/model -p out $(OUT)_decoder_on $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_words/12_scale.ipynb -p preset tiny -p corpus words -p hours 1.5 \
-	    -y 'changes: {flow.t_mean: 1.0, train.steps: 4000, train.decay: 1111, train.join: 0.0}' -p steps 0 -p vae $(OUT)_decoder/model -p out $(OUT)_words $(ARGS)
+	    -y 'changes: {flow.t_mean: 1.0, train.steps: 4000, train.decay: 1111, train.join: 0.0}' -p steps 0 -p vae $(OUT)_decoder_on/model -p out $(OUT)_words $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_true/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 \
 	    -y 'changes: {train.steps: 19000, train.decay: 6500}' -p steps 0 -p start $(OUT)_words/model -p out $(OUT)_true $(ARGS)
 	$(PAPERMILL) notebooks/12_scale.ipynb $(OUT)_own/12_scale.ipynb -p preset tiny -p corpus voices -p hours 6 -p seed 1 \

@@ -31,6 +31,7 @@ TITLES = {
     "vae": "Recordings of unseen voices through the AudioVAE and through Opus",
     "sphinx": "pocketsphinx, which knows the corpus's words, on the same texts and voices",
     "sixteen": "Weights in 16 bits and in float32",
+    "sixteen_before": "The same, with VoxCPM too in float32, before the decoder's last run",
     "drift": "How much of an unseen voice is left",
     "legs": "What more training buys",
     "legs_before": "The same, with the AudioVAE as it was before its decoder was trained on",
@@ -143,9 +144,10 @@ def card(results: dict, judges: dict, runs: dict[str, dict], bytes_shipped: int,
         raise MissingPart(f"no card without {', '.join(lacking)}: python tests/measure_tiny.py {' '.join(lacking)}")
     if others := [part for part in results if not part.endswith("_before") and results[part]["weights"] != results["tts"]["weights"]]:
         raise MissingPart(f"{', '.join(others)} measured on other weights than tts: measure again")
-    _, vae, decoder, words, true, own, joined, joined_on, last = runs.values()
+    _, vae, decoder, decoder_on, words, *speaking = runs.values()
+    true, own, joined, joined_on, last = speaking
     parts = [part for part in TITLES if part in results]
-    absent = [TITLES[part] for part in TITLES if part not in results]
+    absent = [TITLES[part] for part in TITLES if part not in results and not part.endswith("_before")]
     sections = []
     for each in parts:
         part = results[each]
@@ -156,8 +158,10 @@ def card(results: dict, judges: dict, runs: dict[str, dict], bytes_shipped: int,
             text += f"\nA voice is identified among {candidates}, one of each unseen variant; by chance {chance} are right.\n"
         if each == "drift":
             text += f"\n`before` is the model after {true['steps']} steps on `voices`, on the AudioVAE that ships.\n"
+        if each == "sixteen" and "sixteen_before" in results:
+            text += "\n`float32` is so for the AudioVAE alone: VoxCPM's weights are those of the run before, kept in 16 bits.\n"
         if each.startswith("legs"):
-            hours = [[leg, minutes(seconds_until(int(leg), true, own, joined, joined_on, last))] for leg in part["figures"]]
+            hours = [[leg, minutes(seconds_until(int(leg), *speaking))] for leg in part["figures"]]
             with_shipped = "; all speak through the AudioVAE that ships" if each == "legs" else ""
             text += f"\nWithout the retries of `generate`{with_shipped}.\n\n{table(['steps', 'training time'], hours)}\n"
         sections.append(f"{text}\n{how(part)}\n")
@@ -173,6 +177,7 @@ def card(results: dict, judges: dict, runs: dict[str, dict], bytes_shipped: int,
         joined_steps=joined["steps"],
         joined_on_steps=joined_on["steps"],
         decoder_steps=decoder["steps"],
+        decoder_on_steps=decoder_on["steps"],
         last_steps=last["steps"],
         logs=" and ".join(", ".join(f"{log}.json" for log in LOGS.values()).rsplit(", ", 1)),
         **{f"own_{key}": f"{100 * own['config'][key]:g} %" for key in ("own", "join")},
@@ -214,6 +219,7 @@ LOGS = {  # title of a run: its file in data/results
     "AudioVAE": "tiny_vae_first",
     "AudioVAE, from there": "tiny_vae",
     "AudioVAE, its decoder alone, from there": "tiny_decoder",
+    "AudioVAE, its decoder still, from there": "tiny_decoder_on",
     "VoxCPM on words": "tiny_words",
     "VoxCPM on voices, from there": "tiny_lm",
     "VoxCPM with a past of its own, from there": "tiny_own",
@@ -236,14 +242,14 @@ of the figures below was held out of training; unseen voices were too, seen ones
 **Recipe.** The AudioVAE was trained on a loss with a term that hears phase, `vox.vae_loss.WaveformDistance`: the weights of mel
 distance, waveform and KL were {vae_recipe}.
 No discriminators. Latent channels that say less than their own noise were dropped; {channels} stayed. Then its decoder alone took
-{decoder_steps} steps more, which change no latent: VoxCPM may be trained before, after or meanwhile. On these latents VoxCPM took
-{words_steps} steps on words in random order, which it can only say by reading; from there, with a fresh optimiser, {true_steps}
-steps on `voices`, half of whose sequences join two or three utterances of one voice; from there, with a fresh optimiser again,
-{own_steps} steps in which {own_own} of the sequences go on, from some patch on, from what the model itself drew (`train.own`: scheduled
-sampling, which is not in the paper) and {own_join} are joined; and from there {joined_steps} steps with {joined_own} and {joined_join},
-{joined_on_steps} more by the same recipe, with other draws, and {last_steps} at half the learning rate. Only in these three runs did a full
-stop end each text before the next, as `vox.text.join_texts` puts it now: the runs before had nothing between the two but a space, and in
-Mandarin nothing.
+{decoder_steps} and {decoder_on_steps} steps more, which change no latent: VoxCPM may be trained before, after or meanwhile. On these
+latents VoxCPM took {words_steps} steps on words in random order, which it can only say by reading; from there, with a fresh optimiser,
+{true_steps} steps on `voices`, half of whose sequences join two or three utterances of one voice; from there, with a fresh optimiser
+again, {own_steps} steps in which {own_own} of the sequences go on, from some patch on, from what the model itself drew (`train.own`:
+scheduled sampling, which is not in the paper) and {own_join} are joined; and from there {joined_steps} steps with {joined_own} and
+{joined_join}, {joined_on_steps} more by the same recipe, with other draws, and {last_steps} at half the learning rate. Only in these
+three runs did a full stop end each text before the next, as `vox.text.join_texts` puts it now: the runs before had nothing between the
+two but a space, and in Mandarin nothing.
 All runs of VoxCPM have warm-up, stable phase and decay. How many steps the runs on `voices` would take, and on how many threads, was
 settled in their stable phases, which do not depend on it. All settings and losses are in data/results: {logs}.
 

@@ -1,8 +1,8 @@
 """What the shipped model can do: every figure with its 95 % interval, beside the same judge's on the true recordings.
 
     PYTHONPATH=. python tests/measure_tiny.py [PART...] [--model F] [--out F] [--float32 F] [--legs F...]
-    PYTHONPATH=. python tests/measure_tiny.py log --first RUN --vae RUN --decoder RUN --words RUN --lm RUN --own RUN
-        --joined RUN --joined-on RUN --slow RUN --threads N
+    PYTHONPATH=. python tests/measure_tiny.py log --first RUN --vae RUN --decoder RUN --decoder-on RUN --words RUN --lm RUN
+        --own RUN --joined RUN --joined-on RUN --slow RUN --rounds RUN --threads N
     PYTHONPATH=. python tests/measure_tiny.py card                                    MODEL_CARD.md from all of these
 
 The same of an AudioVAE alone, with a card of its own:
@@ -46,12 +46,14 @@ LOGS = {  # argument: (file in data/results, which run)
     "first": ("tiny_vae_first", "the AudioVAE, its first run"),
     "vae": ("tiny_vae", "the AudioVAE, from there"),
     "decoder": ("tiny_decoder", "the decoder of the AudioVAE alone, from there"),
+    "decoder-on": ("tiny_decoder_on", "the decoder still, from there"),
     "words": ("tiny_words", "VoxCPM on words"),
     "lm": ("tiny_lm", "VoxCPM on voices, after it"),
     "own": ("tiny_own", "VoxCPM with a past of its own, after it"),
     "joined": ("tiny_joined", "VoxCPM on joined utterances, after it"),
     "joined-on": ("tiny_joined_on", "the same again, after it"),
     "slow": ("tiny_slow", "the same at half the learning rate, after it"),
+    "rounds": ("tiny_rounds_log", "VoxCPM with a past several draws deep, after that, which does not ship"),
     "mel-vae": ("mel_vae_log", "the AudioVAE without the waveform term"),
 }
 
