@@ -236,6 +236,19 @@ def test_the_card_that_ships_is_of_these_weights(name):
 
 
 @shipped
+def test_notebook_12_says_what_three_rounds_did():
+    """No better at voices, worse at words, as its text has it; and through the AudioVAE that ships."""
+    shipped, tried = (read_json(HOME / f"data/results/{name}.json")["clone"] for name in ("tiny", "tiny_rounds"))
+    now, then = (part["figures"]["cloned"] for part in (shipped, tried))
+    assert tried["weights"] != shipped["weights"]
+    _, low, high, _ = now["identified"]["speech"]
+    assert low < then["identified"]["speech"][0] < high
+    assert all(then[f"error_rate {language}"]["speech"][0] > now[f"error_rate {language}"]["speech"][0] for language in ("en-us", "cmn"))
+    log = read_json(HOME / "data/results/tiny_rounds_log.json")
+    assert (log["steps"], log["config"]["decay"], log["config"]["own_rounds"]) == (2850, 1650, 3)
+
+
+@shipped
 def test_the_readme_quotes_the_figures():
     results, readme = read_json(HOME / "data/results/tiny.json"), (HOME / "README.md").read_text(encoding="utf-8")
     for part, entry in (("tts", "no prompt"), ("tts", "prompted"), ("clone", "cloned")):
