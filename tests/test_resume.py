@@ -10,11 +10,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from vox import AudioVAE, VoxCPM, preset, state, train
 from vox.batch import Item
@@ -51,8 +54,10 @@ def in_a_process(kind, out):
     if process == 0:
         try:
             KINDS[kind][0](out)
-        finally:
-            os._exit(1 if sys.exc_info()[0] else 0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     return process
 
 
@@ -66,7 +71,7 @@ def interrupted(kind, out, dice):
     killed = []
     for target in sorted(dice.sample(range(KINDS[kind][1] - 12), 5)):
         process = in_a_process(kind, out)
-        while newest(out) < target:
+        while newest(out) < target and not os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             time.sleep(0.001)
         time.sleep(dice.uniform(0, 0.1))
         os.kill(process, signal.SIGKILL)
@@ -198,6 +203,8 @@ def test_the_first_difference_is_named():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is shared with forked legs: one killed while holding it would lock out all the later ones
+    tqdm.monitor_interval = 0  # no second thread, whose locks a fork would copy
     kind, out = sys.argv[1], Path(sys.argv[2])
     KINDS[kind][0](out / "whole")
     print("killed after checkpoints", interrupted(kind, out / "pieces", random.Random(0)))
