@@ -1,6 +1,7 @@
 """What a step sees is a function of (seed, step); utterances are encoded once, and joined as if they had been said in one go."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -241,6 +242,24 @@ def test_latents_are_encoded_once(model, data, monkeypatch):
     assert len(calls) == 26
 
 
+def test_processes_that_look_at_different_times_leave_no_gap(model, data, monkeypatch, tmp_path):
+    """Each process has its own shards, whatever the others have written by the time it looks."""
+    monkeypatch.setattr(feed, "SHARD", 2)
+    alone = utterances(model, data).latents
+    waves, folder = feed.Waves(data, 16000), tmp_path / "shared"
+
+    def process(rank, wait):
+        return SimpleNamespace(
+            process_index=rank, num_processes=2, device=torch.device("cpu"), is_main_process=False, wait_for_everyone=wait
+        )
+
+    def second():  # while the first one waits for it
+        feed.encoded(model.vae, waves, CONFIG.patch, 0, folder, process(1, lambda: None), False)
+
+    together = feed.encoded(model.vae, waves, CONFIG.patch, 0, folder, process(0, second), False)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(together, alone, strict=True))
+
+
 def test_the_hash_of_data_is_that_of_its_content(data):
     copy = datasets.Dataset.from_list(data.to_list()).cast_column("audio", datasets.Audio(decode=False))
     assert feed.data_hash(data) == feed.data_hash(copy)
@@ -272,7 +291,7 @@ def test_channels_that_say_less_than_their_noise_are_dropped(data):
         vae.encoder.fc_mu.scale_(torch.tensor([1.0, 1e-3, 1.0, 1.0]), 0)
         vae.encoder.fc_logvar.bias[3] = 5.0
     slim = feed.without_silence(vae, data)
-    assert slim.config.latent_dim == 2
+    assert slim.config.latent_dim == 2 and not any(p.is_inference() for p in slim.parameters())  # it can be trained on
     wav = speech(0.6, 9)[None, None]
     with torch.no_grad():
         torch.testing.assert_close(slim.encode(wav), vae.encode(wav)[:, [0, 2]])

@@ -239,9 +239,23 @@ def test_a_finished_run_is_loaded(tmp_path):
 
 
 def test_starting_anew_forgets_the_old_run(tmp_path):
+    """Once the new one can begin, and not before: a call that is refused leaves the old run as it was."""
     fit(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = dataclasses.replace(TRAIN, seed=1)
-    model, report = fit(tmp_path, config=other, resume=False)
+    with pytest.raises(ValueError):
+        fit(tmp_path, data=[Item(torch.tensor([CONFIG.vocab]), torch.randn(5, 4))], config=other, resume=False)
+    with pytest.raises(ValueError, match="a VAETrainConfig trains an AudioVAE, not a VoxCPM"):
+        fit(tmp_path, config=VAE_TRAIN, resume=False)
+    with pytest.raises(ValueError, match="a TrainConfig trains a VoxCPM, not a AudioVAE"):
+        fit(tmp_path, vae(), config=other, resume=False)
+    with pytest.raises(ValueError, match="config is a Config: use the `train` or the `vae_train`"):
+        fit(tmp_path, config=CONFIG, resume=False)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    model, report = fit(tmp_path, config=other, resume=False, until=1)
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+    model, report = fit(tmp_path, config=other)
     fresh, expected = fit(tmp_path / "elsewhere", config=other)
     assert equal(trained(model), trained(fresh)) and report.history == expected.history
 
@@ -356,6 +370,23 @@ def test_a_decoder_is_trained_alone(tmp_path):
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder"} and report.scale is None
     assert {name for name in load_file(tmp_path / "weights.safetensors")} == {name for name in before if name.startswith("decoder")}
+
+
+def test_a_decoder_trained_alone_is_loaded_again(tmp_path):
+    """By a later call with a fresh AudioVAE; and a decoder that was begun for one encoder is not finished for another."""
+    config = dataclasses.replace(VAE_TRAIN, encoder=False, adversarial_from=None)
+    fit(tmp_path, first := vae(), waves(), config)
+    again = vae()
+    again.register_forward_hook(Breaks(1, lambda output: pytest.fail("trained again")))
+    fit(tmp_path, again, waves(), config)
+    assert equal(dict(again.state_dict()), dict(first.state_dict()))
+    other = vae()
+    with torch.no_grad():
+        other.encoder.fc_mu.bias += 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match="vae was"):
+            fit(tmp_path, other, waves(), config)
+        (tmp_path / "report.json").unlink(missing_ok=True)
 
 
 def test_a_dataset_is_encoded_and_trained_on(tmp_path, monkeypatch):

@@ -125,14 +125,15 @@ def test_the_smallest_alpha_is_harmless():
     assert difference(DecoderStream(vae)(z), decode(vae, z)) <= 1e-5
 
 
-def step(vae):
-    optimizer = torch.optim.AdamW(vae.parameters(), 1e-2)
+def step(vae, fused=False):
+    optimizer = torch.optim.AdamW(vae.parameters(), 1e-2, fused=fused)
     vae.decode(torch.ones(1, vae.config.latent_dim, 2)).square().mean().backward()
     optimizer.step()
 
 
 CHANGES = {
     "a training step": step,
+    "a fused training step": lambda vae: step(vae, fused=True),
     "rescale_": lambda vae: vae.rescale_(torch.linspace(0.5, 2, vae.config.latent_dim)),
     "load_state_dict": lambda vae: vae.load_state_dict(make("depthwise", seed=1).state_dict()),
     "load_state_dict, assigned": lambda vae: vae.load_state_dict(make("depthwise", seed=1).state_dict(), assign=True),

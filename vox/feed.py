@@ -156,7 +156,7 @@ def latent_scale(vae, waves: Waves, seed: int, rows: int = SCALE_ROWS) -> Tensor
     return deviation.clamp(min=0.1 * deviation.median()).clone()
 
 
-@torch.inference_mode()
+@torch.no_grad()  # and not inference_mode: what comes back may be trained
 def without_silence(vae, data, seed: int = 0):
     """The AudioVAE without the latent channels that say less than their own noise on a dataset of `vox.corpus`: μ moves less than σ.
 
@@ -294,8 +294,8 @@ def encoded(vae, waves: Waves, patch: int, quiet: int, folder: Path, accelerator
     folder.mkdir(parents=True, exist_ok=True)
     shards = [range(start, min(start + SHARD, len(waves))) for start in range(0, len(waves), SHARD)]
     paths = [folder / f"{shard.start:08d}.safetensors" for shard in shards]
-    todo = [(shard, path) for shard, path in zip(shards, paths, strict=True) if not path.exists()]
-    todo = todo[accelerator.process_index :: accelerator.num_processes]
+    mine = list(zip(shards, paths, strict=True))[accelerator.process_index :: accelerator.num_processes]  # whatever others have done
+    todo = [(shard, path) for shard, path in mine if not path.exists()]
     together = 1 if accelerator.device.type == "cpu" else TOGETHER
     for shard, path in tqdm(todo, desc="encode", unit="shard", disable=not (progress and todo and accelerator.is_main_process)):
         wavs = {row: waves[row] for row in shard}

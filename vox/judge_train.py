@@ -222,6 +222,12 @@ class Knows(nn.Module):
 class JudgeJob:
     """One judge, for `vox.train.fit`."""
 
+    trains, part = "a judge", "targets"
+
+    @staticmethod
+    def freeze(model, config):
+        """See `train.SpeechJob.freeze`: nothing."""
+
     def __init__(self, model: Hears | Knows, data, config: JudgeTrainConfig, accelerator, fingerprint: str, progress: bool):
         self.accelerator, self.dropped = accelerator, 0
         model.to(accelerator.device).train()
@@ -320,7 +326,8 @@ def measure(judges: Judges, hours: float = 0.5) -> dict:
 
 def build(out, target, steps: int | None = None, hours: float = HOURS) -> dict:
     """Train both judges in `out`, store them in 16 bits in the folder `target`, and measure what was stored. Returns judge.json."""
-    target, card = Path(target), {"command": "python -m vox.judge_train OUT", "commit": commit()}
+    target = Path(target).absolute()  # `judge.load` takes a relative one from the repository
+    card = {"command": "python -m vox.judge_train OUT", "commit": commit()}
     for name in ("recogniser", "speaker"):
         network, report = teach(name, Path(out) / name, steps, hours)
         state.write_tensors(target / f"{name}.safetensors", half(network))

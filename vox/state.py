@@ -127,6 +127,11 @@ def _damage(path: Path) -> str | None:
     return None
 
 
+def without(tree: dict, *names: str) -> dict:
+    """A dictionary less some keys."""
+    return {name: value for name, value in tree.items() if name not in names}
+
+
 def difference(saved, now, name: str = "") -> str | None:
     """The first field in which two trees differ, in words; None if they are equal."""
     if isinstance(saved, dict) and isinstance(now, dict):

@@ -69,10 +69,17 @@ class Report:
 class SpeechJob:
     """VoxCPM: flow matching and stop loss on packed latents."""
 
+    trains, part = "a VoxCPM", "locdit"  # the models it is for, and what tells them
+
+    @staticmethod
+    def freeze(model, config):
+        """Freeze what is not to be trained, and return it, since the result depends on it; None if that is nothing."""
+        return model.vae.requires_grad_(False)
+
     def __init__(self, model, data, config: TrainConfig, accelerator: Accelerator, fingerprint: str, progress: bool):
         self.config, self.accelerator = config, accelerator
         model.to(accelerator.device).train()
-        model.vae.requires_grad_(False).eval()
+        model.vae.eval()
         if isinstance(data, list):
             source = Items(data, model.config.patch)
         else:
@@ -106,10 +113,17 @@ def reconstruct(vae, wav: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor
 class VAEJob:
     """AudioVAE: mel distance and KL; with a weight, the waveform; from step `adversarial_from` on, discriminators too (paper §3.4)."""
 
+    trains, part = "an AudioVAE", "encoder"
+
+    @staticmethod
+    def freeze(model, config):
+        """See `SpeechJob.freeze`."""
+        model.requires_grad_(True)
+        return None if config.encoder else model.encoder.requires_grad_(False)
+
     def __init__(self, model, data, config: VAETrainConfig, accelerator: Accelerator, fingerprint: str, progress: bool):
         self.config, self.accelerator, self.vae, self.dropped = config, accelerator, model, 0
-        model.to(accelerator.device).requires_grad_(True).train()
-        model.encoder.requires_grad_(config.encoder)
+        model.to(accelerator.device).train()
         rate = model.config.sample_rate
         self.feed = ClipFeed(data, config, model.config)
         self.mel = vae_loss.MelDistance(rate).to(accelerator.device)
@@ -136,7 +150,7 @@ class VAEJob:
             row["waveform"] = self.waveform(fake, wav)
             total = total + c.waveform * row["waveform"]
         if c.adversarial_from is not None and step >= c.adversarial_from:
-            row["discriminator"] = vae_loss.discriminator_loss(*halves(self.critic(torch.cat((wav, fake.detach())))))
+            row["discriminator"] = vae_loss.discriminator_loss(*vae_loss.halves(self.critic(torch.cat((wav, fake.detach())))))
             self.critic.step(row["discriminator"] * share * world, step)
             self.judges.requires_grad_(False)  # they pass gradients on to the VAE and keep none
             with torch.no_grad():
@@ -161,12 +175,6 @@ class VAEJob:
         return {"scale": scale.tolist()}
 
 
-def halves(features: vae_loss.Features) -> tuple[vae_loss.Features, vae_loss.Features]:
-    """Feature maps of real and fake speech stacked along the batch → those of each."""
-    pairs = [[feature.chunk(2) for feature in maps] for maps in features]
-    return [[real for real, _ in maps] for maps in pairs], [[fake for _, fake in maps] for maps in pairs]
-
-
 JOBS = {TrainConfig: SpeechJob, VAETrainConfig: VAEJob}  # which training a config is for; `vox.judge_train` adds its own
 
 
@@ -183,51 +191,52 @@ def fit(
         data: a dataset of `vox.corpus` (columns audio, text, speaker); or a list of `batch.Item` for VoxCPM, which are
             taken as they are and never joined, or of waveforms [N] for the AudioVAE.
         out: folder of the run: checkpoints/, history.json and, once done, weights.safetensors and report.json.
-        resume: go on from the newest checkpoint; a finished run is loaded and returns at once. False deletes the run
-            that is in `out` and starts anew.
+        resume: go on from the newest checkpoint; a finished run is loaded and returns at once. False starts anew, and
+            deletes the run that is in `out` once the new one is ready to begin.
         progress: show a bar.
         until, seconds: end this leg with a checkpoint once so many of config.steps are done, or after the step with which
             this call has trained so long; the same call goes on from there. The learning rate follows config.steps alone, so
             where a run is cut changes no weight.
     Returns: Report. The model holds the averaged weights, in eval mode; the latents of a finished VAE have unit scale.
-    Raises ValueError if `out` holds a run with another config, model or data (it names the field; only `checkpoint` may
-    change), or if all its checkpoints are damaged; FloatingPointError at a loss that is not finite. After Ctrl-C the step
-    is finished and a checkpoint written before KeyboardInterrupt goes on; a second Ctrl-C does not wait.
+    Raises ValueError if config is for another kind of model; if `out` holds a run with another config, model or data (it names
+    the field; only `checkpoint` may change), or if all its checkpoints are damaged; FloatingPointError at a loss that is not
+    finite. After Ctrl-C the step is finished and a checkpoint written before KeyboardInterrupt goes on; a second Ctrl-C does
+    not wait.
     """
     accelerator, out = Accelerator(), Path(out)
-    job_class = JOBS[type(config)]
+    job_class = JOBS.get(type(config))
+    if job_class is None:
+        raise ValueError(f"config is a {type(config).__name__}: use the `train` or the `vae_train` of a Config")
+    if not hasattr(model, job_class.part):
+        raise ValueError(f"a {type(config).__name__} trains {job_class.trains}, not a {type(model).__name__}")
     if isinstance(data, list) and data and isinstance(data[0], Item) != (job_class is SpeechJob):
         raise ValueError(f"{type(model).__name__} does not train on a list of {type(data[0]).__name__}: help(vox.train.fit) says on what")
     if until is not None and until < 1:
         raise ValueError(f"until is a step of the run, at least 1, not {until}")
     if config.batch < accelerator.num_processes:
         raise ValueError(f"batch {config.batch} cannot be shared by {accelerator.num_processes} processes: raise it")
+    frozen = job_class.freeze(model, config)
     fingerprint = data_hash(data)
     run = Run(out, accelerator, config, progress)
     run.identity = {
-        "config": without(to_dict(config), "checkpoint"),
-        "model": without(to_dict(model.config), "train", "vae_train"),
+        "config": state.without(to_dict(config), "checkpoint"),
+        "model": state.without(to_dict(model.config), "train", "vae_train"),
         "data": fingerprint,
-        "vae": None if isinstance(data, list) or job_class is not SpeechJob else state.tensor_hash(model.vae.state_dict()),
+        "vae": None if frozen is None or job_class is SpeechJob and isinstance(data, list) else state.tensor_hash(frozen.state_dict()),
     }
-    if not resume and accelerator.is_main_process:
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        (out / "report.json").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    report = run.finished(model)
+    report = run.finished(model) if resume else None
     if report is None:
-        checkpoint = run.checkpoint()
+        checkpoint = run.checkpoint() if resume else None
         cards = [accelerator.device] if accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(cards):  # the caller's random state is left as it was
             torch.manual_seed(config.seed + accelerator.process_index)
-            report = run.train(job_class(model, data, config, accelerator, fingerprint, progress), checkpoint, until, seconds)
+            job = job_class(model, data, config, accelerator, fingerprint, progress)
+            if not resume:
+                run.forget()
+            report = run.train(job, checkpoint, until, seconds)
     model.eval()
     return report
-
-
-def without(tree: dict, *names: str) -> dict:
-    """A dictionary less some keys."""
-    return {name: value for name, value in tree.items() if name not in names}
 
 
 class CtrlC:
@@ -267,6 +276,14 @@ class Run:
         found = state.difference(identity, self.identity)
         if found:
             raise ValueError(f"{self.out} holds another run: {found}. Use another folder, or resume=False to start anew")
+
+    def forget(self):
+        """Delete the run that was here before."""
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+            for name in ("report.json", "weights.safetensors", "history.json"):
+                (self.out / name).unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
 
     def finished(self, model) -> Report | None:
         """Load the result of a run that is done already, if it is."""
@@ -322,9 +339,10 @@ class Run:
             row = {name: next(values) for name in row}
             for name, value in row.items():
                 if not math.isfinite(value):
+                    kept = (state.checkpoints(self.out / "checkpoints") or ["nothing"])[-1]
                     raise FloatingPointError(
-                        f"{name} became {value} in step {step + 1}: nothing of it was saved, {self.out / 'checkpoints'} holds the last"
-                        " good state. Start anew with a lower lr or precision 'fp32' (resume=False, or another folder)"
+                        f"{name} became {value} in step {step + 1}: nothing of it was saved, {kept} is the last good state."
+                        " Start anew with a lower lr or precision 'fp32' (resume=False, or another folder)"
                     )
             self.window.append(row)
         self.pending = []

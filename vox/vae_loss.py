@@ -197,6 +197,12 @@ class Discriminators(nn.Module):
         return [discriminator(wav) for discriminator in (*self.periods, *self.spectra)]
 
 
+def halves(features: Features) -> tuple[Features, Features]:
+    """Feature maps of real and fake speech stacked along the batch → those of each."""
+    pairs = [[feature.chunk(2) for feature in maps] for maps in features]
+    return [[real for real, _ in maps] for maps in pairs], [[fake for _, fake in maps] for maps in pairs]
+
+
 def discriminator_loss(real: Features, fake: Features) -> Tensor:
     """Least-squares GAN, the discriminators' side: mean (1 - score)² on real plus mean score² on fake, summed over discriminators → 0-d.
 

@@ -14,9 +14,11 @@ import weakref
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 CHUNK = 64  # latents that pass at a time, however many are given: memory stays flat
 _FOLDED = weakref.WeakKeyDictionary()  # AudioVAE → (stamp of its weights, layers): kept off the module, so copies and files never see it
+register_optimizer_step_post_hook(lambda *_: _FOLDED.clear())  # a fused optimiser changes weights and leaves their version as it was
 
 
 def snake(u: Tensor) -> Tensor:
