@@ -4,6 +4,7 @@ import base64
 import io
 import math
 
+import matplotlib
 import numpy as np
 import pytest
 import soundfile
@@ -188,3 +189,32 @@ def test_the_picture_of_a_speech_is_its_waveform_over_its_spectrogram():
 
 def test_empty_speech_shows_a_line(shown):
     assert shown[1] == [{"text/plain": "Speech(0.00 s at 16000 Hz, 'x')"}]
+
+
+def test_a_few_bars_beside_a_spectrogram_keep_their_colours():
+    """64 colours go to what there is most of; a colour of some dozens of pixels must not come out as another."""
+    rng = np.random.default_rng(0)
+    pixels = matplotlib.colormaps["magma"](rng.random((300, 400)), bytes=True)[..., :3].copy()
+    solid = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233)]
+    for k, colour in enumerate(solid):
+        pixels[:6, 10 * k : 10 * k + 6] = colour
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="png")
+    few = audio.fewer_colours(file.getvalue())
+    with Image.open(io.BytesIO(few)) as picture:
+        shown = np.asarray(picture.convert("RGB"), dtype=int)
+        assert len(picture.getpalette()) // 3 <= 64
+    assert [tuple(shown[2, 10 * k + 2]) for k in range(len(solid))] == solid
+    assert np.abs(shown - pixels).sum(-1).mean() < 20 and len(few) < len(file.getvalue()) / 2
+    assert audio.fewer_colours(file.getvalue()) == few
+
+
+def test_what_a_judge_has_made_serves_training():
+    """Filters are kept; those made in inference mode must not break a later call that wants gradients."""
+    for change in (lambda wav: audio.mel(wav, 11000, 512, 100, 33), lambda wav: audio.resample(wav, 11000, 7000)):
+        with torch.inference_mode():
+            expected = change(tone(rate=11000)).clone()
+        wav = tone(rate=11000).requires_grad_()
+        found = change(wav)
+        found.sum().backward()
+        assert torch.equal(found.detach(), expected) and wav.grad.abs().sum() > 0

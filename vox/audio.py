@@ -11,9 +11,11 @@ import base64
 import functools
 import html
 import io
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,8 @@ from einops import reduce
 from PIL import Image
 
 from .files import replacing
+
+OTHER, SOLID = 48, 20  # in a picture: how far apart two colours are others (of 765); pixels that make one worth keeping
 
 
 def read(path, name: str | None = None) -> tuple[torch.Tensor, int]:
@@ -92,6 +96,7 @@ def save(path, wav: torch.Tensor, sample_rate: int):
 
 
 @functools.lru_cache(16)
+@torch.inference_mode(False)  # made while judging, it must serve a later training step
 def _resampler(source, target, device):
     return torchaudio.transforms.Resample(source, target).to(device)  # its filter takes longer to make than to apply
 
@@ -137,6 +142,7 @@ def ends(wav: torch.Tensor, sample_rate: int = 16000, threshold: float = -40.0, 
 
 
 @functools.lru_cache
+@torch.inference_mode(False)
 def _filters(sample_rate, n_fft, mels):
     return torchaudio.functional.melscale_fbanks(
         n_fft // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate, norm="slaney", mel_scale="slaney"
@@ -159,11 +165,24 @@ def mel(wav: torch.Tensor, sample_rate: int = 16000, n_fft: int = 1024, hop: int
 def fewer_colours(png: bytes) -> bytes:
     """A PNG picture with a palette of 64 colours: a quarter of the size, and notebooks that hold many stay small.
 
-    It carries no version number or date, so the same picture is the same file.
+    The colours of a few bars or words beside a spectrogram count for little and would be mixed with others: those that come out
+    as another colour are kept as they are. The picture carries no version number or date, so the same picture is the same file.
     """
     file = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, format="png", optimize=True)
+        full = picture.convert("RGB")
+    few = full.quantize(64, dither=Image.Dither.NONE)
+    true, shown = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (full, few))  # [height, width, 3]
+    colours, counts = np.unique(true[np.abs(true - shown).sum(-1) > OTHER], axis=0, return_counts=True)
+    kept = []
+    for colour in colours[np.argsort(-counts)][: np.count_nonzero(counts >= SOLID)].tolist():
+        if len(kept) < 16 and all(sum(map(abs, np.subtract(colour, other))) > OTHER for other in kept):
+            kept.append(colour)
+    if kept:
+        palette = Image.new("P", (1, 1))
+        palette.putpalette([*itertools.chain(*kept), *full.quantize(64 - len(kept)).getpalette()])
+        few = full.quantize(palette=palette, dither=Image.Dither.NONE)
+    few.save(file, format="png", optimize=True)
     return file.getvalue()
 
 
