@@ -280,8 +280,8 @@ Measured on weights {weights}, with the code of {commits}.
 ## Limits
 
 - A closed vocabulary: numbers, times and dates. Letters and characters outside the words it was trained on were never learnt.
-- Aims that were missed stand as such in the table above. Where clones are identified about as often as by chance, the model says the
-  text in a voice of its own, and not in the prompt's.
+- Aims that were missed stand as such in the table above. How many clones are taken for their prompt's voice stands there,
+  too; the others say the text in another voice.
 - A voice comes out of the AudioVAE rougher than it went in, and out of VoxCPM hoarser still: the pitch error stands above.
 - Synthetic voices of espeak-ng: what it clones are other settings and variants of that synthesiser, not people.
 - 16000 Hz; short sentences; English and Mandarin.
