@@ -68,6 +68,21 @@ def test_small_machines_get_remedies(monkeypatch):
         assert not ok and word in detail, detail
 
 
+def test_the_disk_is_that_of_runs_and_cache(tmp_path, monkeypatch):
+    """Two disks, one of them nearly full; neither folder is there yet."""
+    Usage = namedtuple("Usage", "total used free")
+    free = {tmp_path: 9e9, tmp_path / "small": 5e8}
+    (tmp_path / "small").mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(9e9, 0, free[path]))
+    for full, empty in (("VOX_HOME", "VOX_CACHE"), ("VOX_CACHE", "VOX_HOME")):
+        monkeypatch.setenv(full, str(tmp_path / "small" / "new" / "folder"))
+        monkeypatch.setenv(empty, str(tmp_path / "new"))
+        name, ok, detail = check.disk()
+        assert not ok and detail.startswith(f"0.5 GB free for {tmp_path}/small/new/folder"), detail
+    free[tmp_path / "small"] = 5e9
+    assert check.disk().ok
+
+
 def test_espeak_speaks_and_a_mute_one_fails(monkeypatch):
     assert check.espeak().ok
     monkeypatch.setattr("espeakng_loader.get_library_path", lambda: "/nowhere/libespeak-ng.so")

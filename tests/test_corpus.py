@@ -2,6 +2,7 @@
 
 import calendar
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -307,6 +308,15 @@ done.close()
     assert run.stdout.split() == expected, run.stderr
 
 
+def test_workers_are_as_many_as_cores_up_to_eight(monkeypatch):
+    asked = []
+    monkeypatch.setattr(corpus, "_parallel", lambda function, chunks, workers: asked.append(workers) or [])
+    for cores, seconds in ((2, 3600), (64, 3600), (64, 60)):
+        monkeypatch.setattr(corpus, "cores", lambda cores=cores: cores)
+        list(corpus._rendered(iter([]), "train", seconds, 16000))
+    assert asked == [2, 8, 1]
+
+
 def test_a_killed_build_leaves_nothing_half_made(cache, tmp_path):
     code = f"from vox import corpus; corpus.load('numbers', hours=0.15, cache={str(tmp_path)!r})"
     build = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, env=ENVIRONMENT)
@@ -482,6 +492,99 @@ def test_a_hub_repository_with_other_columns_is_refused(tmp_path, cache):
     datasets.Dataset.from_dict({"audio": [{"bytes": b"x", "path": "x"}], "words": ["x"]}).to_parquet(tmp_path / "repo" / "train.parquet")
     with pytest.raises(ValueError, match="needs a column named text or .*; it has audio, words"):
         corpus.load(f"hub:{tmp_path}/repo", cache=cache)
+
+
+def sounds(folder, *names):
+    folder.mkdir()
+    for name in names:
+        soundfile.write(folder / name, tone(), 16000)
+
+
+def hub(folder, **columns):
+    """A folder of hub layout whose rows have one sound and these columns."""
+    folder.mkdir()
+    file = io.BytesIO()
+    soundfile.write(file, tone(), 16000, format="wav")
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    table = [{"audio": {"bytes": file.getvalue(), "path": "a.wav"}} | row for row in rows]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), folder / "train.parquet")
+    return f"hub:{folder}"
+
+
+def test_a_label_may_be_a_number(tmp_path, cache):
+    """Speaker 0 is a speaker; only a missing one is unknown."""
+    sounds(tmp_path / "speech", "a.wav")
+    labels = [{"speaker": 0, "language": 0}, {"speaker": 1, "language": "en"}, {"speaker": None}, {}, {"split": 5}, {"split": ["x"]}]
+    lines = [json.dumps({"audio": "a.wav", "text": "x"} | more) for more in labels]
+    (tmp_path / "speech" / "m.jsonl").write_text("\n".join(lines))
+    data = corpus.load(f"manifest:{tmp_path}/speech/m.jsonl", cache=cache)
+    assert data["speaker"] == ["0", "1", "", ""] and data["language"] == ["0", "en", "", ""]
+    with pytest.raises(ValueError, match=r"no test rows, only 5, \['x'\], train"):
+        corpus.load(f"manifest:{tmp_path}/speech/m.jsonl", split="test", cache=cache)
+    data = corpus.load(hub(tmp_path / "repo", text=["x", "y", "z"], speaker=[0, 1, None]), cache=cache)
+    assert data["speaker"] == ["0", "1", ""]
+
+
+def test_brackets_are_no_pattern(tmp_path):
+    """`datasets` would take a split or a folder with brackets for a pattern, and read the files of another folder."""
+    name = hub(tmp_path / "repo", text=["one", "two"])
+    for _ in range(2):  # built, and read again
+        assert corpus.load(name, split="train[:50%]", cache=tmp_path / "c")["text"] == ["one"]
+    sounds(tmp_path / "speech", "a.wav")
+    texts = {"c1": "another", "c[1]": "its own"}
+    for folder, text in texts.items():
+        (tmp_path / "speech" / "a.txt").write_text("the same")
+        corpus.load(f"folder:{tmp_path}/speech", cache=tmp_path / folder)
+        (built,) = (tmp_path / folder).glob("folder-train-????????????????")
+        table = pyarrow.parquet.read_table(built / "00000.parquet").to_pylist()
+        table[0]["text"] = text
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table, corpus.FEATURES.arrow_schema), built / "00000.parquet")
+    for folder, text in texts.items():
+        assert corpus.load(f"folder:{tmp_path}/speech", cache=tmp_path / folder)["text"] == [text]
+    hub(tmp_path / "repo1", text=["another"])
+    with pytest.raises(ValueError, match=r"repo\[1\]: rename it"):
+        corpus.load(hub(tmp_path / "repo[1]", text=["its own"]), cache=tmp_path / "c")
+
+
+def test_a_hub_error_names_its_cause(tmp_path, cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)  # which `datasets` wants for a folder of sound files
+    monkeypatch.setitem(sys.modules, "torchcodec.encoders", None)
+    sounds(tmp_path / "repo", "a.wav")
+    (tmp_path / "repo" / "metadata.csv").write_text("file_name,text\na.wav,one\n")
+    with pytest.raises(ValueError, match="cannot be loaded .*torchcodec"):
+        corpus.load(f"hub:{tmp_path}/repo", cache=cache)
+
+
+def test_an_odd_name_costs_one_row(tmp_path, cache):
+    odd, long = "line\u2028and\x85next.wav", "x" * 300 + ".wav"
+    sounds(tmp_path / "speech", "a.wav", odd)
+    (tmp_path / "speech" / "a.txt").write_text("one")
+    for _ in range(2):  # built, and read again
+        with pytest.warns(UserWarning, match=f"1 left out.*\n.*{odd} has no"):
+            assert corpus.load(f"folder:{tmp_path}/speech", cache=cache)["text"] == ["one"]
+    lines = [json.dumps({"audio": name, "text": "one"}) for name in ("a.wav", long)]
+    (tmp_path / "speech" / "m.jsonl").write_text("\n".join(lines))
+    with pytest.warns(UserWarning, match=f"1 left out.*\n.*{long} cannot be opened .*: check the path"):
+        assert corpus.load(f"manifest:{tmp_path}/speech/m.jsonl", cache=cache)["text"] == ["one"]
+    table = f"file_name,text,speaker\na.wav,one,ann\n{long},one,ann\n{odd},one,".encode() + "José\n".encode("latin-1")
+    (tmp_path / "speech" / "metadata.csv").write_bytes(table)
+    with pytest.warns(UserWarning, match=f"2 left out.*\n.*{long} cannot be opened.*\n.*metadata.csv line 4 is not UTF-8 .*{odd}"):
+        assert corpus.load(f"folder:{tmp_path}/speech", cache=cache)["text"] == ["one"]
+
+
+@pytest.mark.parametrize("row", ['a.wav,"one,ann', '"a.wav,one,ann', 'a.wav,one,"ann', 'a.wav,one,ann,"more'])
+def test_a_quote_left_open_swallows_no_row_unseen(tmp_path, cache, row):
+    sounds(tmp_path / "speech", "a.wav", "b.wav", "c.wav", "d.wav")
+    listing = tmp_path / "speech" / "metadata.csv"
+    listing.write_text(f'file_name,text,speaker\n\n"d.wav","four, or 4",ann\n\n{row}\nb.wav,two,ann\nc.wav,three,ann\n')
+    with pytest.warns(UserWarning, match="lines 5 to 7 are read as one row: close the quote in line 5") as caught:
+        data = corpus.load(f"folder:{tmp_path}/speech", cache=cache)
+    assert data["text"] == ["four, or 4"]
+    assert {"b.wav", "c.wav"} < {line["file"].rsplit("/")[-1] for line in reported(caught)}
+    with listing.open("a") as file:
+        file.write("b.wav,two,ann\n" * 10000)  # more than Python's csv takes for one field
+    with pytest.raises(ValueError, match="metadata.csv line 5 cannot be read .*: close the quote"):
+        corpus.load(f"folder:{tmp_path}/speech", cache=cache)
 
 
 def test_changed_files_are_read_again_and_hours_limit_them(tmp_path, cache):

@@ -1,5 +1,7 @@
 """Files appear whole or not at all, and runs land where they should."""
 
+import os
+
 import pytest
 
 from vox import files
@@ -37,3 +39,13 @@ def test_runs_and_caches_have_a_home(tmp_path, monkeypatch):
     assert files.run_folder("runs/x") == tmp_path / "runs/x"
     assert files.run_folder(tmp_path / "absolute") == tmp_path / "absolute"
     assert files.cache_folder() == tmp_path / "cache"
+
+
+def test_cores_are_those_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    assert files.cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert files.cores() == 64
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert files.cores() == 1

@@ -198,6 +198,14 @@ def test_files_that_are_not_there(home, capsys):
     assert lab.main(["status", str(home / "s.yaml")]) == 2 and "there is no notebook" in capsys.readouterr().err
     (home / "s.yaml").write_text("")
     assert lab.main(["status", str(home / "s.yaml")]) == 2 and "the file must hold" in capsys.readouterr().err
+    assert lab.main(["status", str(home)]) == 2 and f"{home} cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": 3}', '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{}]}'])
+def test_a_notebook_that_is_none_is_named(home, text):
+    (home / "work.ipynb").write_text(text)
+    with pytest.raises(ValueError, match="s.yaml: .*work.ipynb cannot be read as a notebook"):
+        sweep.read(sweep_file(home, ""))
 
 
 def test_the_stored_sweeps_are_right():

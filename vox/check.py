@@ -48,7 +48,9 @@ def lab() -> Result:
 
 def cores() -> Result:
     """Processor cores this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from vox import files
+
+    usable = files.cores()
     return _result("cores", usable >= 2, f"{usable}", "training works, at half the speed quoted for 2 cores")
 
 
@@ -60,8 +62,12 @@ def memory() -> Result:
 
 def disk() -> Result:
     """Free space where runs and the corpus are written."""
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    return _result("disk", free >= 2, f"{free:.1f} GB free", "make room: corpora and checkpoints take up to 2 GB")
+    from vox import files
+
+    places = files.run_folder("runs").resolve(), files.cache_folder().resolve()
+    made = [next(folder for folder in (place, *place.parents) if folder.is_dir()) for place in places]  # the part that is there
+    free, place = min((shutil.disk_usage(folder).free / 1e9, place) for folder, place in zip(made, places, strict=True))
+    return _result("disk", free >= 2, f"{free:.1f} GB free for {place}", "make room: corpora and checkpoints take up to 2 GB")
 
 
 def bf16() -> Result:

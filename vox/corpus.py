@@ -17,6 +17,7 @@ import concurrent.futures.process
 import contextlib
 import csv
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import io
@@ -40,12 +41,12 @@ from tqdm import tqdm
 
 from vox import audio, espeak, phrases, sentences
 from vox.espeak import reference, render, speakers, voices
-from vox.files import cache_folder
+from vox.files import cache_folder, cores
 from vox.phrases import LANGUAGES, SPLITS, split_of, texts
 
 __all__ = ["load", "reference", "render", "speakers", "split_of", "texts", "voices", "wav"]
 
-VERSION = 1  # raise it whenever the same settings would give other rows
+VERSION, REAL_VERSION = 1, 2  # of synthetic and of real speech: raise it whenever the same settings would give other rows
 DRAWS = {"numbers": phrases.draw, "voices": phrases.draw, "words": phrases.draw_words, "sentences": sentences.draw}  # what is synthesised
 HOURS = {"train": 10.0, "validation": 0.5, "test": 0.5}
 SOUNDS = (".wav", ".flac", ".mp3")
@@ -90,12 +91,13 @@ def load(name: str, split: str = "train", hours: float | None = None, seed: int 
         settings, rows = _synthetic(kind, split, float(hours or HOURS[split]), seed, sample_rate)
     else:
         settings, rows = sources[kind](place, split, sample_rate, cache)
-    settings |= {"kind": kind, "split": split, "version": VERSION}
+    settings |= {"kind": kind, "split": split, "version": VERSION if kind in DRAWS else REAL_VERSION}
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / f"{kind}-{split}-{key}"
     _build(name, folder, settings, rows)
     _warn(name, folder)
-    data = datasets.Dataset.from_parquet(sorted(map(str, folder.glob("*.parquet"))), cache_dir=str(folder / "arrow"))
+    shards = [glob.escape(str(path)) for path in sorted(folder.glob("*.parquet"))]  # `datasets` takes paths for patterns
+    data = datasets.Dataset.from_parquet(shards, cache_dir=str(folder / "arrow"))
     if kind not in DRAWS and hours:
         full = sum(total < hours * 3600 for total in itertools.accumulate(data["seconds"]))
         data = data.select(range(min(full + 1, len(data))))
@@ -150,7 +152,8 @@ def _summary(report):
 
 def _warn(name, folder):
     path = folder / "report.jsonl"
-    report = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # splitlines() would also break at U+2028, which JSON lets stand in a name
+    report = [json.loads(line) for line in lines]
     if report:
         warnings.warn(f"{name}: {_summary(report)}\nall listed in {path}", stacklevel=3)
 
@@ -176,7 +179,7 @@ def _draws(split, seed, kind="numbers"):
 def _rendered(draws, split, target, sample_rate):
     """Rows of a synthetic corpus until `target` seconds are full, in the order of the draws."""
     chunks = iter(lambda: list(itertools.islice(draws, 64)), [])
-    workers = 1 if target < 600 else min(os.cpu_count(), 8)  # starting processes takes longer than rendering ten minutes
+    workers = 1 if target < 600 else min(cores(), 8)  # starting processes takes longer than rendering ten minutes
     rendered = _parallel(functools.partial(espeak.render_rows, sample_rate=sample_rate), chunks, workers)
     total = 0.0
     with tqdm(total=round(target), unit=" s of speech", desc=f"rendering {split}") as bar:
@@ -224,7 +227,8 @@ def _no_main():
 
 def _entry(row, file, text, source, **more):
     """One utterance before it is read: `source` says where its text stands, for messages."""
-    return {"file": file, "text": text, "source": source} | {key: row.get(key) for key in ("speaker", "language", "split")} | more
+    labels = {key: "" if row.get(key) is None else str(row[key]) for key in ("speaker", "language", "split")}  # 0 is a label, too
+    return {"file": file, "text": text, "source": source} | labels | more
 
 
 def _decoded(path):
@@ -250,12 +254,24 @@ def _beside(sound):
 
 
 def _listed(listing, sounds):
-    rows = csv.DictReader(io.StringIO(_decoded(listing), newline=""))
-    names = rows.fieldnames or []
-    column = next((name for name in TEXT_COLUMNS if name in names), None)
-    if "file_name" not in names or not column:
-        raise ValueError(f"{listing} needs a first line with file_name and text, separated by commas; it has {names}")
-    entries = [_entry(row, str(listing.parent / (row["file_name"] or "")), row[column], f"{listing} line {rows.line_num}") for row in rows]
+    rows, entries, last = csv.reader(io.StringIO(_decoded(listing), newline="")), [], 0
+    try:
+        names, last = next(rows, []), rows.line_num
+        column = next((name for name in TEXT_COLUMNS if name in names), None)
+        if "file_name" not in names or not column:
+            raise ValueError(f"{listing} needs a first line with file_name and text, separated by commas; it has {names}")
+        for cells in rows:
+            first, last = last + 1, rows.line_num
+            if not cells:
+                continue
+            row = dict(zip(names, cells, strict=False))
+            entry = _entry(row, str(listing.parent / row.get("file_name", "")), row.get(column), f"{listing} line {last}")
+            if first < last:  # a quote that nothing closes swallows the rows after it
+                problem = f"{listing} lines {first} to {last} are read as one row: close the quote in line {first}, keep a text on one line"
+                entry = {"file": entry["file"], "problem": problem}
+            entries.append(entry)
+    except csv.Error as error:
+        raise ValueError(f"{listing} line {last + 1} cannot be read ({error}): close the quote that opens there") from error
     known = {entry["file"] for entry in entries}
     lost = [str(sound) for sound in sounds if str(sound) not in known]
     return entries + [{"file": file, "problem": f"{file} has no line in {listing.name}: add one with its text"} for file in lost]
@@ -273,7 +289,7 @@ def _manifest(place, split, sample_rate, cache):
         try:
             row = json.loads(line)
             file = path.parent / row["audio"]  # an absolute path stays what it is
-            entries.append(_entry(row, str(file if file.exists() else Path(row["audio"])), row.get("text"), source))
+            entries.append(_entry(row, str(file if os.path.exists(file) else Path(row["audio"])), row.get("text"), source))
         except (ValueError, KeyError, TypeError):
             problem = f'{source} is not of the form {{"audio": "a.wav", "text": "what it says"}}: correct it'
             entries.append({"file": source, "problem": problem})
@@ -293,11 +309,18 @@ def _real(name, entries, split, sample_rate):
 
 
 def _hub(place, split, sample_rate, cache):
+    folder = str(Path(place).resolve())
+    if os.path.isdir(folder) and glob.escape(folder) != folder:  # `datasets` would read other folders that fit the pattern
+        raise ValueError(f"hub:{place} is a folder with [, * or ? in its path {folder}: rename it")
     try:
         data = datasets.load_dataset(place, split=split, cache_dir=str(cache / "hub"))
         data = data.cast_column("audio", datasets.Audio(decode=False))
     except Exception as error:  # of many kinds: no network, no such dataset, no such split, no column "audio"
-        raise ValueError(f"hub:{place} cannot be loaded ({error}): check the name, the split {split!r} and the network") from error
+        root = error
+        while root.__cause__:  # the first may say no more than that an error occurred
+            root = root.__cause__
+        why = f"{error}" if root is error else f"{error}; {type(root).__name__}: {root}"
+        raise ValueError(f"hub:{place} cannot be loaded ({why}): check the name, the split {split!r} and the network") from error
     column = next((name for name in TEXT_COLUMNS if name in data.column_names), None)
     if not column:
         raise ValueError(f"hub:{place} needs a column named {' or '.join(TEXT_COLUMNS)}; it has {', '.join(data.column_names)}")
@@ -342,7 +365,7 @@ def _checked(entry, sample_rate):
             raise ValueError(entry["problem"])
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{file} has no text in {entry['source']}: write there what it says")
-        if _foreign(text):
+        if any(map(_foreign, (text, entry["speaker"], entry["language"]))):
             raise ValueError(f"{entry['source']} is not UTF-8 (the text of {file}): save it as UTF-8")
         if _foreign(file):
             raise ValueError(f"{file} has a name that is not UTF-8: rename it")
@@ -352,10 +375,10 @@ def _checked(entry, sample_rate):
             raise ValueError(f"{file} is silent (its peak is {peak:.1e}): record it again or leave it out")
         if seconds < MIN_SECONDS:
             raise ValueError(f"{file} lasts {seconds:.3f} s, too short: an utterance needs {MIN_SECONDS} s")
-    except ValueError as error:
-        return None, {"file": file, "problem": str(error), "kept": False}
-    row = {"audio": sound, "text": text.strip(), "seconds": seconds}
-    row |= {key: str(entry.get(key) or "") for key in ("speaker", "language")}
+    except (ValueError, OSError) as error:
+        problem = f"{file} cannot be opened ({error.strerror}): check the path" if isinstance(error, OSError) else str(error)
+        return None, {"file": file, "problem": problem, "kept": False}
+    row = {"audio": sound, "text": text.strip(), "seconds": seconds, "speaker": entry["speaker"], "language": entry["language"]}
     if rate == sample_rate and len(samples) == 1:
         return row, None
     form = f"{file} has {len(samples)} channel{'s' * (len(samples) > 1)} at {rate} Hz: read as mono at {sample_rate} Hz"

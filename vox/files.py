@@ -1,4 +1,4 @@
-"""Files that are whole or not there: everything is written aside and renamed into place. And where runs go."""
+"""Files that are whole or not there: everything is written aside and renamed into place. And where runs go, on how many cores."""
 
 import json
 import os
@@ -21,6 +21,10 @@ def run_folder(name) -> Path:
     """
     return Path(os.environ.get("VOX_HOME", HOME)) / name
 
+
+def cores() -> int:
+    """How many processor cores this process may use, which on a shared machine are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

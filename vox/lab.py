@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from vox import sweep as sweeps
+from vox.files import cores
 from vox.job import execute, fail
 from vox.sweep import Run, Sweep, flatten
 
@@ -145,8 +146,7 @@ def _report(waiting: dict, results: dict, bar):
 def local(plan: Sweep, runs: int) -> Executor:
     """Processes of this machine: as many as the file says, or as there are cores (or GPUs) for."""
     first = plan.runs[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers, shares = plan.workers or max(1, cores // first.threads), multiprocessing.get_context("spawn").SimpleQueue()
+    workers, shares = plan.workers or max(1, cores() // first.threads), multiprocessing.get_context("spawn").SimpleQueue()
     if first.gpus:
         gpus = visible_gpus()
         if len(gpus) < first.gpus:
