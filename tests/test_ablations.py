@@ -2,11 +2,12 @@
 
 import itertools
 import math
+import types
 
 import pytest
 import torch
 
-from vox import flow, official
+from vox import ablations, flow, official
 from vox.batch import Item, pack
 from vox.config import Config, FSQConfig, TransformerConfig, VAEConfig
 from vox.fsq import FSQ, quantise
@@ -152,6 +153,19 @@ def test_noise_is_as_strong_as_the_error_of_rounding():
         assert drawn.std() == pytest.approx(error.item(), rel=0.02) and abs(drawn.mean()) < 0.02 * error
         assert torch.equal(noise.eval().codes(h), mean)
         assert noise(h).shape == rounding(h).shape and noise.state_dict().keys() == rounding.state_dict().keys()
+
+
+def test_a_loss_is_taken_where_the_model_is():
+    """`fit` leaves it on a GPU, if there is one; the sentences are on the CPU."""
+
+    class Elsewhere:
+        config, device = BASE, "meta"
+
+        def __call__(self, batch, draw):
+            assert {value.device.type for value in vars(batch).values()} == {"meta"}
+            return types.SimpleNamespace(diffusion=torch.tensor(0.25))
+
+    assert ablations.loss(Elsewhere(), [Item(torch.tensor([110, 111]), torch.zeros(3 * PATCH, DIM))], time=0.7) == 0.25
 
 
 def test_noise_lets_the_gradient_pass():

@@ -2,7 +2,9 @@
 
 import json
 import math
+import types
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import papermill
 import pytest
@@ -82,6 +84,25 @@ def test_sounds_are_kept(rows, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["English.mp3", "Mandarin.mp3"]
     for name, k in ablations.HEARD.items():
         assert len(ablations.audio.load(tmp_path / f"{name}.mp3", 16000)) >= len(corpus.wav(rows[k]))
+
+
+def test_an_audiovae_is_measured_where_it_is(rows, monkeypatch):
+    """`fit` leaves it on a GPU, if there is one: recordings go there, what comes back goes on here."""
+
+    class Elsewhere(Same):
+        def encode(self, wav):
+            assert wav.device.type == "meta"
+            return wav
+
+        def decode(self, z):
+            sound = MagicMock()  # it can be used once it has been fetched
+            sound.__getitem__.return_value.cpu.return_value = torch.randn(z.shape[-1])
+            return sound
+
+    ablations.rebuilt(Elsewhere().to("meta"), rows[:1], judge.load())
+    statistics = [types.SimpleNamespace(cpu=lambda value=value: value) for value in (torch.randn(2, 50), torch.zeros(2, 50))]
+    monkeypatch.setattr(ablations.feed, "statistics", lambda *_: statistics)
+    assert ablations.difficulty(Same(), [torch.zeros(640)], [1.0, 1.0])["kl"] > 0
 
 
 def test_the_surprise_is_that_of_a_known_chain():

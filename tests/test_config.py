@@ -83,7 +83,12 @@ def test_replace_refuses_unknown_names(name):
     [
         (lambda: VAEConfig(encoder_rates=(2, 5), decoder_rates=(2, 2)), "product"),
         (lambda: VAEConfig(decoder_dim=24), "16"),
+        (lambda: VAEConfig(latent_dim=0), "latent_dim"),
+        (lambda: VAEConfig(encoder_rates=(2, 0), decoder_rates=(2, 0)), "encoder_rates"),
         (lambda: TransformerConfig(**SMALL | {"kv_heads": 3}), "kv_heads"),
+        (lambda: TransformerConfig(**SMALL | {"kv_heads": 0}), "kv_heads"),
+        (lambda: TransformerConfig(**SMALL | {"layers": 0}), "layers"),
+        (lambda: TransformerConfig(**SMALL, head_dim=0), "head_dim"),
         (lambda: TransformerConfig(**SMALL | {"hidden": 33}), "hidden"),
         (lambda: TransformerConfig(**SMALL, head_dim=7), "even"),
         (lambda: TransformerConfig(**SMALL, rope=RopeConfig(short_factor=(1.0,))), "short_factor"),
@@ -100,6 +105,8 @@ def test_replace_refuses_unknown_names(name):
         (lambda: VAETrainConfig(batch=0), "batch"),
         (lambda: preset("nano").replace(ralm="half"), "half"),
         (lambda: preset("nano").replace(patch=0), "patch"),
+        (lambda: preset("nano").replace(vocab=0), "vocab"),
+        (lambda: preset("nano").replace(**{"tslm.heads": 0}), "TransformerConfig field 'heads' must be positive, not 0"),
         (lambda: preset("nano").replace(**{"fsq.kind": "none"}), "fsq.dim"),
         (lambda: preset("huge"), "huge"),
     ],
@@ -107,6 +114,33 @@ def test_replace_refuses_unknown_names(name):
 def test_illegal_values_are_refused(make, word):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("train.lr", "1e-3", "TrainConfig field 'lr' must be of type float, not '1e-3'"),  # YAML takes this for a text
+        ("train.lr", True, "'lr' must be of type float"),
+        ("train.lr", None, "'lr' must be of type float"),
+        ("train.steps", 100.5, "'steps' must be of type int, not 100.5"),
+        ("train.steps", 100.0, "'steps' must be of type int"),
+        ("train.betas", [0.9], r"'betas' must be of type tuple\[float, float\], not \[0.9\]"),
+        ("train.betas", 0.9, "'betas' must be of type tuple"),
+        ("vae.encoder_rates", [2, 5, 8, "8"], r"'encoder_rates' must be of type tuple\[int, ...\]"),
+        ("vae_train.adversarial_from", "never", r"'adversarial_from' must be of type int \| None"),
+        ("previous_patch", "no", "Config field 'previous_patch' must be of type bool, not 'no'"),
+        ("previous_patch", 1, "'previous_patch' must be of type bool"),
+        ("vae", None, "'vae' must be of type VAEConfig, not None"),
+    ],
+)
+def test_values_of_another_type_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        preset("nano").replace(**{name: value})
+
+
+def test_whole_numbers_do_for_a_float_and_either_kind_of_list_for_a_tuple():
+    changed = preset("nano").replace(**{"train.max_seconds": 9, "train.betas": (0, 0.5), "vae_train.betas": [0, 0.5]})
+    assert changed.train.max_seconds == 9 and changed.train.betas == changed.vae_train.betas == (0, 0.5)
 
 
 def test_a_config_cannot_change_under_a_model():

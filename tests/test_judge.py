@@ -153,6 +153,13 @@ def test_build_makes_judges_that_load(trained):
     assert isinstance(judges.transcribe([torch.randn(RATE) * 0.1])[0], str)
 
 
+def test_a_relative_target_is_measured_where_it_was_stored(trained, monkeypatch):
+    """From outside the repository, too."""
+    monkeypatch.chdir(trained)
+    assert judge_train.build("run", "aside", steps=3, hours=0.05)["errors"] == {"none": {}}
+    assert (trained / "aside/judge.json").is_file()
+
+
 def test_the_same_command_makes_the_same_judges(trained, tmp_path):
     judge_train.build(tmp_path / "run", tmp_path / "made", steps=3, hours=0.05)
     for name in ("recogniser", "speaker"):

@@ -97,6 +97,8 @@ def test_a_text_without_words_is_refused():
 def test_error_rate_is_all_errors_over_all_units():
     figure = metrics.error_rate(["one", "two three four"], ["one", "two three five"])
     assert figure.value == 0.25 and figure.n == 2 and figure.low <= 0.25 <= figure.high
+    with pytest.raises(ValueError, match="at least one text"):
+        metrics.error_rate([], [])
 
 
 # ----------------------------------------------------------------------------------------------------------------- voice

@@ -171,13 +171,49 @@ def test_config_that_is_none(copy, data):
         load(copy, device="cpu")
 
 
-@pytest.mark.parametrize("field, value", [("patch_size", "two"), ("lm_config", None), ("dtype", "int7"), ("residual_lm_num_layers", -1)])
+WRONG = {"patch_size": "two", "lm_config": None, "dtype": "int7", "residual_lm_num_layers": -1, "encoder_config": [], "audio_vae_config": 3}
+
+
+@pytest.mark.parametrize("field, value", WRONG.items())
 def test_config_with_a_wrong_field(copy, field, value):
     tree = json.loads((copy / "config.json").read_text())
     del tree["vox"]  # as the official package writes it
     tree[field] = value
     (copy / "config.json").write_text(json.dumps(tree))
     with pytest.raises(ValueError, match=r"config\.json"):
+        load(copy, device="cpu")
+
+
+@pytest.mark.parametrize("official", [True, False])
+@pytest.mark.parametrize("name, field, value", [("num_attention_heads", "heads", 0), ("num_hidden_layers", "layers", 4.0)])
+def test_config_with_a_wrong_size(copy, official, name, field, value):
+    tree = json.loads((copy / "config.json").read_text())
+    tree["vox"]["tslm"][field] = tree["lm_config"][name] = value
+    if official:
+        del tree["vox"]
+    (copy / "config.json").write_text(json.dumps(tree))
+    for read in (load, load_vae):
+        with pytest.raises(ValueError, match=rf"config\.json: TransformerConfig field '{field}' must be"):
+            read(copy, device="cpu")
+
+
+NO_TOKENIZERS = [
+    ("tokenizer_config.json", "[]"),
+    ("tokenizer_config.json", '{"characters": 5}'),
+    ("tokenizer_config.json", '{"characters": "ab", "merges": [["a", "c"]]}'),  # there is no c
+    ("tokenizer_config.json", '{"characters": "ab", "merges": ["abc"]}'),
+    ("tokenizer_config.json", '{"unk_token": []}'),
+    ("tokenizer.json", "[]"),
+    ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "c"]]}}'),
+]
+
+
+@pytest.mark.parametrize("file, text", NO_TOKENIZERS)
+def test_tokenizer_that_is_none(copy, file, text):
+    if file == "tokenizer.json":  # our own characters need no tokenizer.json
+        (copy / "tokenizer_config.json").unlink()
+    (copy / file).write_text(text)
+    with pytest.raises(ValueError, match=rf"{file}.* cannot be read: .+ Fetch it again"):
         load(copy, device="cpu")
 
 

@@ -132,7 +132,8 @@ def loss(model, held: list[Item], time: float, noise: str = "ablations") -> floa
     """The flow-matching loss at one time, nothing dropped. `noise` names a draw of it: the same at every call."""
     batch = pack(held, model.config.patch, model.config.max_length)
     drawn = flow.draw(batch.patches, model.config.patch, model.config.vae.latent_dim, model.config.flow, feed.generator(noise))
-    return model(batch, flow.Draw(torch.full_like(drawn.t, time), drawn.noise, torch.ones_like(drawn.keep))).diffusion.item()
+    draw = flow.Draw(torch.full_like(drawn.t, time), drawn.noise, torch.ones_like(drawn.keep))
+    return model(batch.to(model.device), draw).diffusion.item()
 
 
 def losses(model, held: dict) -> dict:
@@ -212,8 +213,8 @@ def rebuilt(vae, rows, judges, out=None) -> dict:
     Returns {"lines": the lines, "true": a line per row for the recording itself, its values those of RECORDING}.
     Raises ModuleNotFoundError without the extra "metrics".
     """
-    truths = [corpus.wav(row, vae.config.sample_rate) for row in rows]
-    wavs = [vae.decode(vae.encode(wav[None, None]))[0, 0, : len(wav)] for wav in truths]
+    truths, device = [corpus.wav(row, vae.config.sample_rate) for row in rows], next(vae.parameters()).device
+    wavs = [vae.decode(vae.encode(wav[None, None].to(device)))[0, 0, : len(wav)].cpu() for wav in truths]
     found = {"lines": [], "true": []}
     heard, true_heard = judges.transcribe(wavs), judges.transcribe(truths)
     for row, wav, truth, ours, theirs in zip(rows, wavs, truths, heard, true_heard, strict=True):
@@ -236,8 +237,8 @@ def difficulty(vae, wavs: list, scale: list[float]) -> dict:
     surprise: the nats per frame that remain when the frame before is known, ½ log det(1 + R/σ²) with R the covariance of what a linear
     prediction leaves of μ, counted down to the encoder's own noise. It does not depend on their scale.
     """
-    mu, logvar = feed.statistics(vae, feed.Waves(wavs, vae.config.sample_rate), 0, len(wavs))  # [D, L]
-    raw = torch.tensor(scale, device=mu.device)[:, None]
+    mu, logvar = (x.cpu() for x in feed.statistics(vae, feed.Waves(wavs, vae.config.sample_rate), 0, len(wavs)))  # [D, L]
+    raw = torch.tensor(scale)[:, None]
     noise = logvar.exp().mean(1)  # [D]
     z = ((mu - mu.mean(1, keepdim=True)) / noise.sqrt()[:, None]).double().T  # [L, D], in units of the noise
     past, now = torch.nn.functional.pad(z[:-1], (0, 1), value=1.0), z[1:]

@@ -7,7 +7,7 @@ is the one place that reads them.
 
 Notable choices
 - a config says everything needed to build the model, and nothing about the machine it runs on;
-- `from_dict` refuses unknown keys, so a mistyped field cannot pass silently;
+- `from_dict` refuses unknown keys and values of another type, so a mistyped field cannot pass silently;
 - an illegal value is refused when the config is made, not when a tensor shape breaks later.
 """
 
@@ -27,6 +27,15 @@ def _require(ok, message):
         raise ValueError(message)
 
 
+def _positive(config, *names):
+    """Refuse sizes below 1; None is one that was left out."""
+    for name in names:
+        value = getattr(config, name)
+        sizes = value if isinstance(value, list | tuple) else (value,)
+        message = f"{type(config).__name__} field {name!r} must be positive, not {value}"
+        _require(all(size is None or size > 0 for size in sizes), message)
+
+
 @dataclass(frozen=True)
 class VAEConfig:
     """Causal AudioVAE (paper §3.4). Field names are those of the released `audio_vae_config`."""
@@ -41,6 +50,7 @@ class VAEConfig:
     use_noise_block: bool = False
 
     def __post_init__(self):
+        _positive(self, "encoder_dim", "encoder_rates", "latent_dim", "decoder_dim", "decoder_rates", "sample_rate")
         _require(
             math.prod(self.encoder_rates) == math.prod(self.decoder_rates),
             f"encoder_rates {self.encoder_rates} and decoder_rates {self.decoder_rates} must have the same product",
@@ -87,6 +97,7 @@ class TransformerConfig:
     scale_emb: float = 12.0
 
     def __post_init__(self):
+        _positive(self, "layers", "hidden", "ffn", "heads", "kv_heads", "head_dim")
         _require(self.heads % self.kv_heads == 0, f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         _require(
             self.head_dim is not None or self.hidden % self.heads == 0,
@@ -115,7 +126,7 @@ class FSQConfig:
 
     def __post_init__(self):
         _require(self.kind in FSQ_KINDS, f"fsq.kind must be one of {FSQ_KINDS}, not {self.kind!r}")
-        _require(self.dim > 0 and self.scale > 0, f"fsq.dim and fsq.scale must be positive, not {self.dim} and {self.scale}")
+        _positive(self, "dim", "scale")
 
 
 @dataclass(frozen=True)
@@ -152,8 +163,7 @@ class TrainConfig:
 
     def __post_init__(self):
         _require(self.precision in PRECISIONS, f"precision must be one of {PRECISIONS}, not {self.precision!r}")
-        _require(self.steps > 0 and self.batch > 0 and self.checkpoint > 0, "steps, batch and checkpoint must be positive")
-        _require(self.own_rounds > 0, f"own_rounds must be at least 1, not {self.own_rounds}")
+        _positive(self, "steps", "batch", "checkpoint", "own_rounds")
         _require(0 <= self.ema < 1, f"ema must lie in [0, 1), not {self.ema}")
         for name in ("join", "own"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is a share in [0, 1], not {getattr(self, name)}")
@@ -188,7 +198,7 @@ class VAETrainConfig:
 
     def __post_init__(self):
         _require(self.precision in PRECISIONS, f"precision must be one of {PRECISIONS}, not {self.precision!r}")
-        _require(self.steps > 0 and self.batch > 0 and self.checkpoint > 0, "steps, batch and checkpoint must be positive")
+        _positive(self, "steps", "batch", "checkpoint")
         _require(0 <= self.ema < 1, f"ema must lie in [0, 1), not {self.ema}")
 
 
@@ -213,7 +223,7 @@ class Config:
 
     def __post_init__(self):
         _require(self.ralm in RALM_KINDS, f"ralm must be one of {RALM_KINDS}, not {self.ralm!r}")
-        _require(self.patch > 0, f"patch must be positive, not {self.patch}")
+        _positive(self, "ralm_layers", "vocab", "patch", "max_length")
         _require(
             self.fsq.kind != "none" or self.fsq.dim == self.tslm.hidden,
             f"fsq.kind 'none' keeps the width: set fsq.dim to tslm.hidden ({self.tslm.hidden}), not {self.fsq.dim}",
@@ -222,7 +232,7 @@ class Config:
     def replace(self, **changes) -> "Config":
         """A copy with some fields changed; dotted names reach inside: `config.replace(**{"fsq.dim": 16, "ralm": "none"})`.
 
-        Raises ValueError for a name that does not exist.
+        Raises ValueError for a name that does not exist, a value of another type, and one that no model could have.
         """
         return from_dict(Config, _updated(to_dict(self), changes))
 
@@ -253,7 +263,7 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, tree: dict):
-    """The inverse of `to_dict`. Raises ValueError naming an unknown or missing key."""
+    """The inverse of `to_dict`. Raises ValueError naming a key that is unknown, missing, or holds a value of another type."""
     hints = typing.get_type_hints(cls)
     unknown = set(tree) - set(hints)
     if unknown:
@@ -264,11 +274,28 @@ def from_dict(cls, tree: dict):
         if kinds and value is not None:
             _require(isinstance(value, dict), f"{cls.__name__} field {name!r} holds an object, not {value!r}")
             value = from_dict(kinds[0], value)
+        wanted = hints[name].__name__ if isinstance(hints[name], type) else hints[name]
+        _require(_fits(value, hints[name]), f"{cls.__name__} field {name!r} must be of type {wanted}, not {value!r}")
         values[name] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**values)
     except TypeError as error:
         raise ValueError(f"{cls.__name__}: {error}") from None
+
+
+def _fits(value, hint) -> bool:
+    """Whether a value is what an annotation says: whole numbers do for a float, lists for a tuple, True and False for no number."""
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if kinds:
+        return any(_fits(value, kind) for kind in kinds)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if hint is float else hint)
 
 
 def _nano() -> Config:

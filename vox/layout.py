@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vox.config import Config, FlowConfig, FSQConfig, RopeConfig, TransformerConfig, VAEConfig, from_dict, to_dict
+from vox.config import Config, RopeConfig, TransformerConfig, VAEConfig, from_dict, to_dict
 from vox.files import replacing, write_json
 
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -108,10 +108,10 @@ def our_config(tree: dict) -> Config:
         return from_dict(Config, tree["vox"])
     lm = tree["lm_config"]
     scaling = lm["rope_scaling"]
-    rope = RopeConfig(
+    rope = dict(
         theta=lm["rope_theta"],
-        short_factor=tuple(scaling["short_factor"]),
-        long_factor=tuple(scaling["long_factor"]),
+        short_factor=scaling["short_factor"],
+        long_factor=scaling["long_factor"],
         original_max_position=scaling["original_max_position_embeddings"],
         max_position=lm["max_position_embeddings"],
     )
@@ -127,8 +127,8 @@ def our_config(tree: dict) -> Config:
     vae = tree.get("audio_vae_config") or {}
     known = {field.name for field in dataclasses.fields(VAEConfig)}  # the official reader skips other fields, too
 
-    def stack(c: dict) -> TransformerConfig:
-        return TransformerConfig(
+    def stack(c: dict) -> dict:
+        return dict(
             layers=c.get("num_layers", 4),
             hidden=c.get("hidden_dim", 1024),
             ffn=c.get("ffn_dim", 4096),
@@ -137,8 +137,8 @@ def our_config(tree: dict) -> Config:
             **common,
         )
 
-    return Config(
-        tslm=TransformerConfig(
+    ours = dict(
+        tslm=dict(
             layers=lm["num_hidden_layers"],
             hidden=lm["hidden_size"],
             ffn=lm["intermediate_size"],
@@ -149,13 +149,14 @@ def our_config(tree: dict) -> Config:
         ralm_layers=tree.get("residual_lm_num_layers", 6),
         locenc=stack(tree["encoder_config"]),
         locdit=stack(tree["dit_config"]),
-        vae=from_dict(VAEConfig, {name: value for name, value in vae.items() if name in known}),
+        vae={name: value for name, value in vae.items() if name in known},
         vocab=lm["vocab_size"],
         patch=tree.get("patch_size", 2),
-        fsq=FSQConfig(dim=tree.get("scalar_quantization_latent_dim", 256), scale=tree.get("scalar_quantization_scale", 9)),
-        flow=FlowConfig(cfg_drop=tree["dit_config"].get("cfm_config", {}).get("training_cfg_rate", 0.1)),
+        fsq=dict(dim=tree.get("scalar_quantization_latent_dim", 256), scale=tree.get("scalar_quantization_scale", 9)),
+        flow=dict(cfg_drop=tree["dit_config"].get("cfm_config", {}).get("training_cfg_rate", 0.1)),
         max_length=tree.get("max_length", 4096),
     )
+    return from_dict(Config, ours)
 
 
 def read_config(folder) -> tuple[Config, torch.dtype]:
@@ -178,7 +179,7 @@ def read_config(folder) -> tuple[Config, torch.dtype]:
         return our_config(tree), DTYPES[tree.get("dtype", "bfloat16")]
     except KeyError as error:
         raise ValueError(f"{file} has no usable field {error}: it is not a VoxCPM v1 or v1.5 config") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: {error}") from error
 
 

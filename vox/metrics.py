@@ -7,7 +7,8 @@ Notable choices
 - a unit is a Mandarin character or an English word, so one error rate is WER, CER, and the mixed rate for mixed texts;
 - wherever speech is judged, the true recording of the same text and voice is judged beside it: what the judge gets wrong there
   is its own error;
-- an interval is a bootstrap over texts, the seeds of one text staying together (`vox.intervals`).
+- an interval of an error rate or a mean is a bootstrap over texts, the seeds of one text staying together; that of a share counts
+  every case, so where texts have several seeds it is somewhat too narrow (`vox.intervals`).
 """
 
 import contextlib
@@ -60,8 +61,10 @@ def errors(reference: str, heard: str) -> tuple[int, int]:
 
 
 def error_rate(references: list[str], heard: list[str], seed: int = 0) -> Figure:
-    """WER of English, CER of Mandarin texts: all errors over all units, 0.05 for 5 %. It can pass 1."""
+    """WER of English, CER of Mandarin texts: all errors over all units, 0.05 for 5 %. It can pass 1. Raises ValueError for no texts."""
     counts = [errors(*pair) for pair in zip(references, heard, strict=True)]
+    if not counts:
+        raise ValueError("an error rate needs at least one text")
     return _ratio(counts, seed)
 
 
@@ -319,7 +322,8 @@ def summarise(table: list[dict], seed: int = 0) -> dict[str, Figure]:
 
     error_rate and true_error_rate of each language, e.g. "error_rate cmn"; stop_failures and true_stop_failures; and, with
     prompts, sim, true_sim, identified, true_identified, identified_by_chance, mcd, f0, duration. What is true_ is the judge's own
-    figure on the true recordings. An interval draws whole texts, with all their seeds.
+    figure on the true recordings. The intervals of error rates and of sim, mcd, f0 and duration draw whole texts, with all their
+    seeds; those of stop_failures and identified count every line, so with several seeds of one text they are somewhat too narrow.
     """
     texts = defaultdict(list)
     for line in table:

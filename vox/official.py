@@ -56,8 +56,13 @@ def load(name, device=None, dtype=None) -> VoxCPM:
     dtype = configured if dtype is None else layout.DTYPES.get(dtype, dtype)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be one of {', '.join(layout.DTYPES)}, not {dtype!r}")
+    try:
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:  # its library raises bare Exception
+        files = "tokenizer.json and tokenizer_config.json"
+        raise ValueError(f"the tokenizer of {folder} ({files}) cannot be read: {error}. Fetch it again") from error
     with torch.device("meta"):  # no memory and no time for values that the files replace
-        model = VoxCPM(config, tokenizer=load_tokenizer(folder))
+        model = VoxCPM(config, tokenizer=tokenizer)
     weights = layout.read_weights(folder, model.state_dict())
     weights = {key: tensor.to(torch.float32 if key.startswith("vae.") else dtype) for key, tensor in weights.items()}
     model.load_state_dict(weights, assign=True)

@@ -127,6 +127,8 @@ def read(path) -> Sweep:
         return _sweep(path, tree)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is not there") from error
+    except OSError as error:  # a folder, say
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}. Name a sweep file") from error
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -174,7 +176,10 @@ def parameters_of(notebook) -> dict[str, dict]:
 
     if not Path(notebook).is_file():
         raise ValueError(f"there is no notebook {notebook}")
-    return papermill.inspect_notebook(str(notebook))
+    try:
+        return papermill.inspect_notebook(str(notebook))
+    except Exception as error:  # each part of a notebook that is wrong has an error of its own
+        raise ValueError(f"{notebook} cannot be read as a notebook: {error}") from error
 
 
 def _section(tree, where: str, names) -> dict:
