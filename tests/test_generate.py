@@ -11,7 +11,7 @@ from vox.audio import Speech
 from vox.batch import Item, pack
 from vox.config import Config, FSQConfig, TransformerConfig, VAEConfig
 from vox.prompts import prompt_patches
-from vox.text import AUDIO_START
+from vox.text import AUDIO_START, CharTokenizer
 from vox.voxcpm import VoxCPM
 
 PATCH, DIM, HOP = 2, 6, 12
@@ -279,6 +279,14 @@ def test_bad_input(model, arguments, message):
         model.generate(**arguments)
 
 
+def test_a_tokenizer_too_large_for_the_model():
+    tokenizer = CharTokenizer.learn(["four hundred and four"], vocab=514)
+    with pytest.raises(ValueError, match="514 ids and config.vocab is 512: set vocab to 514"):
+        VoxCPM(BASE, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="512 ids and config.vocab is 256"):
+        VoxCPM(BASE.replace(vocab=256))
+
+
 # ------------------------------------------------------------------------------------------------------------ side effects
 
 
@@ -302,6 +310,15 @@ def test_training_goes_on_after_inference_mode():
     with torch.inference_mode():
         model(batch)
     model(batch).total.backward()
+
+
+def test_a_converted_vae_is_named():
+    model = build(stop=False).bfloat16()
+    for speak in (model.generate, model.stream):
+        with pytest.raises(ValueError, match=r"bfloat16: call model.vae.float\(\)"):
+            speak("one")
+    model.vae.float()
+    assert model.generate("one", seed=0, max_seconds=0.02).wav.isfinite().all()
 
 
 def test_speech_is_plain_float32():

@@ -146,6 +146,77 @@ def test_long_text_whose_first_piece_fails(monkeypatch):
     assert figure(torch.cat([chunk.wav for chunk in model.stream(text, seed=2)]), speech.wav) <= 1e-4
 
 
+def test_long_text_whose_first_piece_fills_the_model(monkeypatch):
+    """max_length cuts it off before it counts as failed: the others would find no room after it, and are spoken freely."""
+    model, text = build(stop=False), "one two three four five six. seven eight nine ten eleven. twelve."
+    monkeypatch.setattr(model, "config", model.config.replace(**{"train.max_seconds": 3.4}))
+    tokens = [len(piece) for piece in split_text(text, 1.7)]
+    caps = [min(BASE.max_length - n - 1, 6 * n + 10) for n in tokens]
+    assert len(tokens) == 3 and caps[0] < 6 * tokens[0]
+    speech, other = model.generate([text, "one"], seed=2, attempts=1)
+    assert speech.stats["patches"] == sum(caps) and speech.stats["ended_by"] == "cap" and other.stats["patches"] == 28
+    assert figure(torch.cat([chunk.wav for chunk in model.stream(text, seed=2)]), speech.wav) <= 1e-4
+
+
+def said(model, text: str, patches: int, ended_by: str) -> generate.Piece:
+    """A piece as if it had been spoken."""
+    piece = generate.Piece(model, text, None, 0, None)
+    line = piece.begin()
+    line.patches, line.stop, line.ended_by = [torch.zeros(PATCH, BASE.vae.latent_dim)] * patches, [0.0] * patches, ended_by
+    piece.wavs.append(torch.full((patches * SAMPLES,), 0.5))
+    return piece
+
+
+@pytest.mark.parametrize(
+    "patches, ended_by, followed",
+    [(10, "stop", True), (10, "silence", True), (10, "cap", False), (40, "stop", False), (78, "stop", False)],
+    ids=["good", "silence", "cut off", "room for less than the text", "failed"],
+)
+def test_which_first_piece_is_followed(model, patches, ended_by, followed):
+    piece = generate.Piece(model, "four five six seven", None, 0, None)
+    free = piece.cap
+    piece.follow(said(model, "one two three", patches, ended_by))
+    assert (piece.prompt is not None) == followed
+    assert len(piece.tokens) == (13 + 2 if followed else 0) + 19
+    assert piece.cap == (BASE.max_length - 35 - patches if followed else free)
+
+
+@pytest.mark.parametrize(
+    "endings, ended_by", [(("stop", "stop", "stop"), "stop"), (("stop", "silence", "stop"), "silence"), (("cap", "silence", "stop"), "cap")]
+)
+def test_a_bad_end_within_a_long_text_is_told(model, endings, ended_by):
+    pieces = [said(model, "one", 2, ending) for ending in endings]
+    assert generate._speech("one one one", pieces, None).stats["ended_by"] == ended_by
+    assert generate._speech("one one one", pieces, 5).stats["ended_by"] == "cap"
+
+
+@pytest.mark.parametrize("prompt", [(None, None), (voice(5.5), "three")], ids=["free", "prompt"])
+def test_max_seconds_of_a_long_text(model, prompt, monkeypatch):
+    """Of the speech, not of each piece; what is before stays as it is. Streamed, it is the same."""
+    text = "one two three four. five six seven! eight nine ten eleven? twelve."
+    monkeypatch.setattr(model, "config", model.config.replace(**{"train.max_seconds": 2.0}))
+    whole = model.generate(text, *prompt, seed=2, attempts=1)
+    first = sum(len(chunk.wav) for chunk in model.stream(text, *prompt, seed=2) if chunk.text == split_text(text, 1.0)[0]) // SAMPLES
+    for patches in (first - 1, first, first + 3, whole.stats["patches"] - 1):
+        options = dict(seed=2, max_seconds=(patches - 0.5) * model.config.patch_seconds())
+        cut = model.generate(text, *prompt, attempts=1, **options)
+        assert len(cut.wav) == patches * SAMPLES and cut.stats["patches"] == len(cut.stats["stop"]) == patches
+        assert cut.stats["ended_by"] == "cap" and len(cut.latents) == patches * PATCH
+        assert figure(cut.wav, whole.wav[: len(cut.wav)]) <= 1e-4
+        chunks = list(model.stream(text, *prompt, **options))
+        assert figure(torch.cat([chunk.wav for chunk in chunks]), cut.wav) <= 1e-4
+        assert figure(torch.cat([chunk.latents for chunk in chunks]), cut.latents) <= 1e-4
+
+
+def test_a_long_text_is_read_before_it_is_spoken(model, monkeypatch):
+    """What its last piece cannot say is told at the call, when nothing has been drawn yet."""
+    monkeypatch.setattr(model, "config", model.config.replace(**{"train.max_seconds": 1.0}))
+    monkeypatch.setattr(generate, "draw_patches", None)
+    for speak in (model.generate, model.stream):
+        with pytest.raises(ValueError, match="☃"):
+            speak("one two. three four. five ☃ six.")
+
+
 def test_progress_bar(model, capsys):
     """One for several sentences, none for a single one or on demand."""
     for texts, progress, shown in (("one", True, False), (TEXTS, True, True), (TEXTS, False, False)):
@@ -221,6 +292,17 @@ def test_silence(monkeypatch, chunk, silent, patches, ended_by, expected):
         assert speech.stats["ended_by"] == ended_by and speech.stats["patches"] == len(expected) == len(speech.stats["stop"])
     assert (wav.view(-1, SAMPLES).mean(1) > 0).int().tolist() == expected
     assert len(latents) == len(expected) * PATCH
+
+
+def test_max_seconds_within_a_pause(monkeypatch):
+    """In the second of two pieces: the patches held back are streamed as far as `generate` gives them."""
+    model = build(stop=False)
+    monkeypatch.setattr(model, "config", model.config.replace(**{"vae.sample_rate": SAMPLES * 10, "train.max_seconds": 0.8}))
+    monkeypatch.setattr(generate, "DecoderStream", Mute(range(3, 6)))
+    options = dict(seed=0, max_seconds=3.75)  # 6 · 4 + 10 patches of the first, and 4 of the second
+    expected = [1] * 3 + [0] * 3 + [1] * 28 + [1] * 3 + [0]
+    wavs = [model.generate("one. two.", attempts=1, **options).wav, torch.cat([part.wav for part in model.stream("one. two.", **options)])]
+    assert [(wav.view(-1, SAMPLES).mean(1) > 0).int().tolist() for wav in wavs] == [expected] * 2
 
 
 def test_nothing_but_silence_is_a_bad_case(monkeypatch):

@@ -105,6 +105,7 @@ def test_cardinal_refuses(n, language):
         ("ｆｕｌｌ　ｗｉｄｔｈ！", "full width!"),
         ("zero\u200bwidth\ufeff", "zerowidth"),
         ("a – b", "a - b"),
+        ("covid-19 - 5", "covid-nineteen - five"),
     ],
 )
 def test_normalise(text, spoken):
@@ -119,7 +120,7 @@ def test_empty_text_is_refused(text):
             encode(text)
 
 
-@pytest.mark.parametrize("number", ["3.5", "12:30", "1/2", "007", "10000", "1,000,000", "mp3", "3rd", "5pm"])
+@pytest.mark.parametrize("number", ["3.5", "12:30", "1/2", "007", "10000", "1,000,000", "mp3", "3rd", "5pm", "-5"])
 def test_a_number_whose_reading_is_a_guess_is_refused(number):
     with pytest.raises(ValueError, match=f"'{number}'"):
         normalise(f"say {number} now")
@@ -152,6 +153,8 @@ def test_words_of_a_corpus_become_tokens():
     small = CharTokenizer.learn(["four hundred and four"], vocab=514)
     assert small.vocab_size == 514 and small.decode(small.encode("four hundred")) == "four hundred"
     assert CharTokenizer.learn(["four"], vocab=512).ids == CharTokenizer().ids
+    with pytest.raises(ValueError, match="512 ids and vocab is 511"):
+        CharTokenizer.learn(["four"], vocab=511)
 
 
 def test_special_ids_decode_to_nothing_and_unknown_ids_are_refused():
@@ -243,6 +246,8 @@ def test_missing_and_broken_files_are_named(tmp_path):
         ("It is 3.5 or 1,000 at 12:30 for a long while. Yes.", 2.9, ["It is 3.5 or 1,000 at 12:30 for a long while.", "Yes."]),
         ("你好世界。今天很好！明天呢？", 1.5, ["你好世界。", "今天很好！", "明天呢？"]),
         ("one two three four, five six seven eight. nine", 1.2, ["one two three four,", "five six seven eight.", "nine"]),
+        ("there were 3,000 people, or more at 12:30 today, too", 0.9, ["there were 3,000 people,", "or more at 12:30 today,", "too"]),
+        ("共有３，０００人，还有1,200人", 1.6, ["共有３，０００人，", "还有1,200人"]),
         ("first line\nsecond line\n\nthird", 0.9, ["first line", "second line", "third"]),
         ("one... two!! three four five six", 0.5, ["one...", "two!!", "three four five six"]),
         ("wordswithoutanyendtothemwhichnobodycouldcutanywhere", 1.0, ["wordswithoutanyendtothemwhichnobodycouldcutanywhere"]),

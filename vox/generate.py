@@ -8,7 +8,8 @@ patches to draw, so the model goes on in the voice it believes it has been using
 Notable choices
 - `stream` and `generate` are one computation: both decode with a decoder that keeps its state, one patch or many at a time;
 - the decoder starts from the last two prompt patches, whose sound is cut off: no click where the prompt ends;
-- a text longer than half of what training showed is spoken in pieces; without a prompt the first is the prompt of the others;
+- a text longer than half of what training showed is spoken in pieces; without a prompt the first is the prompt of the others, unless it
+  was cut off or leaves too little room: a piece spoken freely is better than one that breaks off;
 - silence is given out only once sound follows it: what ends a speech is cut, what runs on ends it.
 """
 
@@ -109,20 +110,31 @@ def _speak(model, lines: list[Line], clock: Clock, chunk: int, **options) -> Ite
 class Piece:
     """A part of a text that is spoken in one go: its line, its sound, and how often it was tried."""
 
-    def __init__(self, model, text: str, prompt: Prompt | None, seed: int | None, max_seconds: float | None):
-        self.model, self.text, self.prompt = model, text, prompt
-        target = _tokens(model, text)
-        self.tokens = target if prompt is None else _tokens(model, join_texts(prompt.text, text))
-        self.bad = PATCHES_PER_TOKEN * len(target)  # patches
-        self.cap = self.bad + SPARE_PATCHES
-        if max_seconds is not None:
-            self.cap = min(self.cap, math.ceil(max_seconds / model.config.patch_seconds()))
-        filled = len(self.tokens) + 1 + (0 if prompt is None else len(prompt.patches))
-        if filled >= model.config.max_length:
-            raise ValueError(f"text and prompt fill the model's {model.config.max_length} positions: shorten one of them")
-        self.cap = min(self.cap, model.config.max_length - filled)
+    def __init__(self, model, text: str, prompt: Prompt | None, seed: int | None, limit: int | None):
+        """limit: patches at most, whatever the text."""
+        self.model, self.text = model, text
+        self.bad = PATCHES_PER_TOKEN * len(_tokens(model, text))  # patches
+        self.most = self.bad + SPARE_PATCHES if limit is None else min(self.bad + SPARE_PATCHES, limit)
+        self.place(prompt)
         self.generator, self.tries = torch.Generator(), 0
         self.generator.manual_seed(seed) if seed is not None else self.generator.seed()
+
+    def place(self, prompt: Prompt | None, least: float = 1):
+        """Put the text after a prompt, or after none. Raises ValueError, and changes nothing, if `least` patches have no room then."""
+        tokens = _tokens(self.model, self.text if prompt is None else join_texts(prompt.text, self.text))
+        positions = self.model.config.max_length
+        room = positions - len(tokens) - 1 - (0 if prompt is None else len(prompt.patches))
+        if room < least:
+            raise ValueError(f"text and prompt fill the model's {positions} positions: shorten one of them")
+        self.prompt, self.tokens, self.cap = prompt, tokens, min(self.most, room)
+
+    def follow(self, first: "Piece"):
+        """Go on from what another piece said, unless it failed (this one would fail too), was cut off (its text says more than its
+        patches), or leaves too little room to speak this text at the same pace."""
+        if not first.failed and first.line.ended_by != "cap":
+            pace = len(first.patches) / first.bad
+            with contextlib.suppress(ValueError):
+                self.place(Prompt(first.text, first.patches), min(pace * self.bad + SPARE_PATCHES, self.most))
 
     def begin(self) -> Line:
         """A fresh line; further noise of the same generator."""
@@ -139,10 +151,6 @@ class Piece:
     def patches(self) -> Tensor:
         """What `wav` was decoded from [m, P, D]."""
         return torch.stack(self.line.patches)[: len(self.wav) // self.model.config.patch_samples]
-
-    def as_prompt(self) -> Prompt | None:
-        """What was said, for others to go on from; None if it failed: they would go on failing, or find no room."""
-        return None if self.failed else Prompt(self.text, self.patches)
 
     @property
     def failed(self) -> bool:
@@ -177,7 +185,7 @@ def _eval(model):
         model.train(was_training)
 
 
-def _check(text, cfg, steps, temperature, sway, max_seconds, attempts=1):
+def _check(model, text, cfg, steps, temperature, sway, max_seconds, attempts=1):
     if not isinstance(text, str):
         raise ValueError(f"text must be a string or a list of strings, not {type(text).__name__}")
     if steps < 1 or attempts < 1:
@@ -188,6 +196,13 @@ def _check(text, cfg, steps, temperature, sway, max_seconds, attempts=1):
         raise ValueError(f"sway must lie between -1 and 1.75, or the walk turns back on its way, not {sway}")
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds}")
+    if (dtype := next(model.vae.parameters()).dtype) != torch.float32:
+        raise ValueError(f"the VAE works in float32 only, not in {dtype}: call model.vae.float(), or give vox.load the dtype")
+
+
+def _limit(model, max_seconds: float | None) -> int | None:
+    """max_seconds in patches."""
+    return None if max_seconds is None else math.ceil(max_seconds / model.config.patch_seconds())
 
 
 def _seed(seed: int | None, item: int, piece: int) -> int | None:
@@ -217,49 +232,60 @@ def generate(
         cfg guidance (1: none; paper: 2.0); steps of the flow (paper: 10); temperature of the noise; sway, how much smaller the
         steps are near noise (0: all even), and zero_star, CFG-Zero* or plain guidance, both as in `flow.sample`; seed, the same
         speech every time on one machine (text k of a list: seed + k); max_seconds, cut off there (default: 6 patches per token
-        and 10 more); attempts, tries in all if a speech is 6 patches per token long or silent, as in the released code;
-        progress, show a bar if there are several sentences.
+        and 10 more), whatever the number of pieces; attempts, tries in all if a speech is 6 patches per token long or silent, as in
+        the released code; progress, show a bar if there are several sentences.
     Returns: Speech with wav [N], latents [L, D] and stats: patches, ended_by ("stop", "cap", or "silence" after 2 s of it;
-        silence at the end is cut to 0.5 s), stop (probability per patch), attempts; and of the whole call
-        seconds_lm_dit, seconds_vae and rtf (seconds of work per second of speech); a list of them for a list.
+        silence at the end is cut to 0.5 s; of a text in pieces, how the first one ended that did not "stop"), stop (probability per
+        patch), attempts; and of the whole call seconds_lm_dit, seconds_vae and rtf (seconds of work per second of speech); a list of
+        them for a list.
     Raises ValueError for an empty or unreadable text, a prompt without its text (or the reverse), a silent or too short
         prompt, a sequence longer than the model's max_length, options out of range.
     """
     texts = text if isinstance(text, list) else [text]
     for each in texts:
-        _check(each, cfg, steps, temperature, sway, max_seconds, attempts)
+        _check(model, each, cfg, steps, temperature, sway, max_seconds, attempts)
     clock = Clock(model.device)
     options = dict(cfg=cfg, steps=steps, temperature=temperature, sway=sway, zero_star=zero_star)
     with _eval(model):
         prompts = _prompts(model, prompt_wav, prompt_text, len(texts))
-        parts = [split_text(each, model.config.train.max_seconds / 2) for each in texts]
-        total = sum(map(len, parts))
-        spoken = [[] for _ in texts]  # the pieces of each text
+        limit, longest = _limit(model, max_seconds), model.config.train.max_seconds / 2
+        spoken = [  # the pieces of each text
+            [Piece(model, part, prompts[k], _seed(seed, k, j), limit) for j, part in enumerate(split_text(each, longest))]
+            for k, each in enumerate(texts)
+        ]
+        total = sum(map(len, spoken))
         with tqdm(total=total, unit="sentence", disable=not progress or total < 2, leave=False) as bar:
-            for wait in (True, False):  # without a prompt, the first piece is the prompt of the others: these wait for it
-                for k, pieces in enumerate(spoken):
-                    prompt = prompts[k] or (pieces[0].as_prompt() if pieces else None)
-                    for j in range(len(pieces), 1 if wait and not prompt else len(parts[k])):
-                        pieces.append(Piece(model, parts[k][j], prompt, _seed(seed, k, j), max_seconds))
-                _run([piece for pieces in spoken for piece in pieces if not piece.tries], clock, attempts, bar, **options)
-    rate = model.config.vae.sample_rate
-    seconds = sum(len(piece.wav) for pieces in spoken for piece in pieces) / rate
+            _run([piece for pieces in spoken for piece in (pieces if pieces[0].prompt else pieces[:1])], clock, attempts, bar, **options)
+            waiting = []  # without a prompt, the first piece is the prompt of the others
+            for first, *others in spoken:
+                for piece in others:
+                    if not piece.tries:
+                        piece.follow(first)
+                        waiting.append(piece)
+            _run(waiting, clock, attempts, bar, **options)
+    speeches = [_speech(each, pieces, limit) for each, pieces in zip(texts, spoken, strict=True)]
+    seconds = sum(speech.seconds for speech in speeches)
     stats = {f"seconds_{part}": value for part, value in clock.seconds.items()}
     stats["rtf"] = sum(clock.seconds.values()) / seconds if seconds else math.inf
-    speeches = [_speech(each, pieces, rate, stats) for each, pieces in zip(texts, spoken, strict=True)]
+    for speech in speeches:
+        speech.stats.update(stats)
     return speeches if isinstance(text, list) else speeches[0]
 
 
-def _speech(text: str, pieces: list[Piece], rate: int, stats: dict) -> Speech:
-    patches = torch.cat([piece.patches for piece in pieces])  # [m, P, D]
-    own = dict(
+def _speech(text: str, pieces: list[Piece], limit: int | None) -> Speech:
+    """What the pieces of a text said, up to `limit` patches."""
+    config = pieces[0].model.config
+    whole = torch.cat([piece.patches for piece in pieces])  # [m, P, D]
+    patches = whole[:limit]
+    endings = ["cap"] if len(patches) < len(whole) else [piece.line.ended_by for piece in pieces]
+    stats = dict(
         patches=len(patches),
-        ended_by=pieces[-1].line.ended_by,
-        stop=[stop for piece in pieces for stop in piece.line.stop[: len(piece.patches)]],
+        ended_by=next((ending for ending in endings if ending != "stop"), "stop"),
+        stop=[stop for piece in pieces for stop in piece.line.stop[: len(piece.patches)]][:limit],
         attempts=max(piece.tries for piece in pieces),
     )
-    wav = torch.cat([piece.wav for piece in pieces])
-    return Speech(wav.float(), rate, text, patches.flatten(0, 1).float().cpu(), own | stats)
+    wav = torch.cat([piece.wav for piece in pieces])[: len(patches) * config.patch_samples]
+    return Speech(wav.float(), config.vae.sample_rate, text, patches.flatten(0, 1).float().cpu(), stats)
 
 
 def _prompts(model, wav, text, count: int) -> list[Prompt | None]:
@@ -290,23 +316,30 @@ def stream(
     Yields: Speech of one patch, or of several after a pause (silence is held back until sound follows it), with stats: stop,
         the probability that it is the last, and seconds since the call. Together they are what `generate` gives in one attempt.
     """
-    _check(text, cfg, steps, temperature, sway, max_seconds)
-    clock, rate = Clock(model.device), model.config.vae.sample_rate
+    _check(model, text, cfg, steps, temperature, sway, max_seconds)
+    clock, rate, samples = Clock(model.device), model.config.vae.sample_rate, model.config.patch_samples
     options = dict(cfg=cfg, steps=steps, temperature=temperature, sway=sway, zero_star=zero_star)
     with _eval(model):
-        prompt = read_prompt(model, prompt_wav, prompt_text)
+        prompt, limit = read_prompt(model, prompt_wav, prompt_text), _limit(model, max_seconds)
         parts = split_text(text, model.config.train.max_seconds / 2)
-        first = Piece(model, parts[0], prompt, seed, max_seconds)
+        pieces = [Piece(model, part, prompt, _seed(seed, 0, j), limit) for j, part in enumerate(parts)]
 
     def speak() -> Iterator[Speech]:
-        for j, part in enumerate(parts):
-            piece = Piece(model, part, prompt or first.as_prompt(), _seed(seed, 0, j), max_seconds) if j else first
+        first, left = pieces[0], math.inf if limit is None else limit  # patches
+        while pieces:
+            piece = pieces.pop(0)
+            if prompt is None and piece is not first:
+                piece.follow(first)
             with _eval(model):
                 for line, wav in _speak(model, [piece.begin()], clock, 1, **options):
-                    done = sum(map(len, piece.wavs)) // model.config.patch_samples
+                    done, fresh = sum(map(len, piece.wavs)) // samples, min(len(wav) // samples, left)  # patches
                     piece.wavs.append(wav)
-                    if len(wav):
-                        latents = torch.stack(line.patches[done:])[: len(piece.patches) - done].flatten(0, 1)  # [L, D]
-                        yield Speech(wav.float(), rate, part, latents.float().cpu(), dict(stop=line.stop[-1], seconds=clock.now()))
+                    if fresh:
+                        latents = torch.stack(line.patches[done : done + fresh]).flatten(0, 1).float().cpu()  # [L, D]
+                        stats = dict(stop=line.stop[-1], seconds=clock.now())
+                        yield Speech(wav[: fresh * samples].float(), rate, piece.text, latents, stats)
+                    left -= fresh
+                    if not left:
+                        return
 
     return speak()

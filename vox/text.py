@@ -70,7 +70,7 @@ def normalise(text: str) -> str:
     "第１２号，  room 412" → "第十二号, room four hundred and twelve". A number is spoken in the language of the nearest letter,
     English if there is none; a Chinese year (2024年) digit by digit. Capitals stay. Doing it twice changes nothing.
     Raises ValueError for an empty text, and for a number that is not a whole one from 0 to 9999 standing on its own ("3.5",
-    "12:30", "mp3", "007"), because its reading would be a guess.
+    "12:30", "mp3", "007", "-5"), because its reading would be a guess. A hyphen after a letter or digit is no sign ("covid-19").
     """
     if not isinstance(text, str):
         raise TypeError(f"a text must be a string, not {type(text).__name__}")
@@ -80,7 +80,7 @@ def normalise(text: str) -> str:
     if not text:
         raise ValueError("the text is empty: give at least one word")
     text = re.sub(r"[0-9]{4}(?=年)", lambda year: "".join(DIGITS[int(digit)] for digit in year[0]), text)
-    return re.sub(r"[A-Za-z]*[0-9]+(?:[.,:/][0-9]+)*[A-Za-z]*", _spoken, text)
+    return re.sub(r"(?:(?<![\w-])-)?[A-Za-z]*[0-9]+(?:[.,:/][0-9]+)*[A-Za-z]*", _spoken, text)
 
 
 def _spoken(match):
@@ -153,7 +153,7 @@ def join_texts(prompt_text: str, text: str) -> str:
 
 
 SENTENCE_END = re.compile(r"(?<=[。！？；…\n])|(?<=[.!?;])(?=\s)|(?<=[.!?;][\"')”’])(?=\s)")
-CLAUSE_END = re.compile(r"(?<=[，、：,:])")
+CLAUSE_END = re.compile(r"(?<=[，、：,:])(?!(?<=\d[，：,:])\d)")  # "3,000" is one number
 
 
 def speaking_seconds(text: str) -> float:
@@ -207,12 +207,17 @@ class CharTokenizer:
 
     @classmethod
     def learn(cls, texts, vocab: int) -> "CharTokenizer":
-        """The tokenizer of a corpus: the characters that `vocab` ids have room for, and the merges of its English words that fit then."""
+        """The tokenizer of a corpus: the characters that `vocab` ids have room for, and the merges of its English words that fit then.
+
+        Raises ValueError if not even the characters fit.
+        """
         characters = known_characters(vocab)
         learner = Tokenizer(models.BPE())
         learner.pre_tokenizer = pre_tokenizers.Split(Regex("[^a-z']+"), "removed")
         alphabet = sorted("abcdefghijklmnopqrstuvwxyz'")
         room = vocab - len(characters) - len(SPECIAL)
+        if room < 0:
+            raise ValueError(f"the characters and marks take {vocab - room} ids and vocab is {vocab}: set it to {vocab - room} or more")
         trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + room, initial_alphabet=alphabet, show_progress=False)
         learner.train_from_iterator((normalise(text).lower() for text in texts), trainer)
         return cls(characters, json.loads(learner.to_str())["model"]["merges"])

@@ -50,13 +50,16 @@ class VoxCPM(nn.Module):
     Args:
         config: sizes and switches.
         vae: a trained AudioVAE (frozen here); a fresh one of config.vae if None.
-        tokenizer: turns text into ids; the character tokenizer of config.vocab ids if None.
+        tokenizer: turns text into ids; the character tokenizer that config.vocab has room for if None.
+    Raises ValueError for a tokenizer with more ids than config.vocab.
     """
 
     def __init__(self, config: Config, vae: AudioVAE | None = None, tokenizer=None):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer or CharTokenizer(known_characters(config.vocab))
+        if (ids := self.tokenizer.vocab_size) > config.vocab:
+            raise ValueError(f"the tokenizer has {ids} ids and config.vocab is {config.vocab}: set vocab to {ids}, or take a smaller one")
         hidden, dim = config.tslm.hidden, config.vae.latent_dim
         self.tslm = TSLM(config.tslm, config.vocab)
         self.fsq = FSQ(hidden, config.fsq) if config.ralm != "none" else None
@@ -78,7 +81,7 @@ class VoxCPM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the LMs' weights; the VAE's is float32 always."""
+        """Number format of the LMs' weights. The VAE speaks in float32 only: `vox.load` keeps it so, `model.bfloat16()` converts it too."""
         return self.stop_head.weight.dtype
 
     # ---- the boxes, wired ----------------------------------------------------------------------------------------
