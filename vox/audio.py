@@ -179,9 +179,12 @@ def fewer_colours(png: bytes) -> bytes:
         if len(kept) < 16 and all(sum(map(abs, np.subtract(colour, other))) > OTHER for other in kept):
             kept.append(colour)
     if kept:
-        palette = Image.new("P", (1, 1))
-        palette.putpalette([*itertools.chain(*kept), *full.quantize(64 - len(kept)).getpalette()])
-        few = full.quantize(palette=palette, dither=Image.Dither.NONE)
+        few = full.quantize(64 - len(kept), dither=Image.Dither.NONE)
+        index, palette = np.array(few), few.getpalette()[: 3 * (64 - len(kept))]
+        for number, colour in enumerate(kept, len(palette) // 3):
+            index[(true == colour).all(-1)] = number
+        few = Image.fromarray(index)
+        few.putpalette([*palette, *itertools.chain(*kept)])
     few.save(file, format="png", optimize=True)
     return file.getvalue()
 
