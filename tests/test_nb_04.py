@@ -91,6 +91,28 @@ def test_pictures(code):
     code.tokens, code.maps = {"a b": ["a", " ", "b"]}, {"a b": torch.eye(3).expand(2, 2, 3, 3)}
     figure, note = code.draw_attention("a b", 1, 0)
     assert isinstance(figure, Figure) and note.startswith("100% of the attention") and note.endswith("0, 1, 2")
-    code.moved = {"a b": torch.eye(3), "b a": torch.eye(3)}
+    code.moved = dict.fromkeys(("a b", "b a"), {"h": torch.eye(3), "μ": torch.eye(3)})
     code.tokens["b a"] = ["b", " ", "a"]
     assert isinstance(code.draw_influence(["a b", "b a"]), Figure)
+
+
+def test_a_word_that_moves_nothing_does_not_rise(code):
+    """A head that always looks at the same token has no correlation with time, and must not win for that."""
+    assert code.rise(torch.eye(4)) == pytest.approx(1) and code.rise(torch.eye(4).flip(0)) == pytest.approx(-1)
+    assert code.rise(torch.tensor([[0.0, 1.0]] * 4)) == -1
+
+
+def test_words_exchanged_for_ralm_alone(code):
+    """TSLM's states stay, μ moves; with the text unchanged nothing moves."""
+    torch.manual_seed(0)
+    code.tiny = vox.VoxCPM(vox.preset("nano")).eval()
+    wav, samples = torch.randn(8000), code.tiny.config.patch_samples
+    x, E, audio, ids = code.sequence("one two", wav)
+    other, *_ = code.sequence("two one", wav)
+    plain, same, moved = code.told(x, E, audio), code.told(x, E, audio, seen=x), code.told(x, E, audio, seen=other)
+    assert len(plain["h"]) == -(-8000 // samples) and all(torch.equal(plain[box], same[box]) for box in plain)
+    assert torch.equal(plain["h"], moved["h"]) and not torch.allclose(plain["μ"], moved["μ"])
+    code.utterances, code.tokens = {"one two": (x, E, audio, ids)}, {"one two": [code.tiny.tokenizer.decode([i]) for i in ids]}
+    changes = code.influence("one two")
+    assert changes["μ"].shape == (len(plain["μ"]), len(ids)) and (changes["μ"][:, code.tokens["one two"].index(" ")] == 0).all()
+    assert (changes["μ"][:, 0] > 0).all()

@@ -88,27 +88,35 @@ def test_probe_finds_what_is_there(code):
 
 @torch.no_grad()
 def test_lesions_cut_one_path_and_are_undone(code, small):
+    """On the path that is cut the next box is handed the mean, on the others what it always gets; afterwards all is as before."""
     model, batch = small
-    way = code.wire(model, batch)
-    hidden = model.config.tslm.hidden
-    code.tiny, code.means = model, {"plan": torch.full((hidden,), 0.5), "r": torch.zeros(hidden)}
-    whole, config = model.condition(way["plan"], way["r"]), model.config
-    expected = {
-        "nothing": whole,
-        "plan": model.lm_to_dit_proj(code.means["plan"]) + model.res_to_dit_proj(way["r"]),
-        "residual": model.lm_to_dit_proj(way["plan"]) + model.res_to_dit_proj(code.means["r"]),
-        "E": whole,  # cut before, in `plan`
-        "previous patch": whole,  # and after, in `velocity`
+    way, c = code.wire(model, batch), model.config
+    H, audio = c.tslm.hidden, batch.audio_mask[..., None]
+    code.tiny, code.means = model, {name: torch.full((H,), 0.5) for name in ("plan", "r", "E")}
+    code.means["z"] = torch.randn(c.patch * c.vae.latent_dim)
+    y, mu, t = torch.randn(3, c.patch, c.vae.latent_dim), torch.randn(3, c.locdit.hidden), torch.rand(3)
+    previous = torch.randn_like(y)
+    boxes = {
+        "plan": lambda: model.lm_to_dit_proj(way["plan"]),
+        "residual": lambda: model.res_to_dit_proj(way["r"]),
+        "E": lambda: model.ralm(way["plan"], way["E"]),
+        "previous patch": lambda: model.locdit(y, mu, t, previous),
     }
-    for cut, mu in expected.items():
-        with code.lesion(cut) as cut_model:
-            torch.testing.assert_close(cut_model.condition(way["plan"], way["r"]), mu)
-            assert cut_model.config.ralm == ("no_history" if cut == "E" else "full")
-            assert cut_model.config.previous_patch == (cut != "previous patch")
-        assert model.config is config and torch.equal(model.condition(way["plan"], way["r"]), whole)
+    cut = {
+        "plan": model.lm_to_dit_proj(code.means["plan"]).expand_as(way["mu"]),
+        "residual": model.res_to_dit_proj(code.means["r"]).expand_as(way["mu"]),
+        "E": model.ralm(way["plan"], code.means["E"] * audio),
+        "previous patch": model.locdit(y, mu, t, code.means["z"].view(c.patch, -1).expand_as(y)),
+    }
+    whole = {name: box() for name, box in boxes.items()}
+    for path in code.CUTS:
+        with code.lesion(path):
+            for name, box in boxes.items():
+                torch.testing.assert_close(box(), (cut if name == path else whole)[name])
+        assert all(torch.equal(box(), whole[name]) for name, box in boxes.items())
     with pytest.raises(KeyError), code.lesion("plan"):
         raise KeyError  # an error inside the block leaves nothing cut
-    assert torch.equal(model.condition(way["plan"], way["r"]), whole)
+    assert torch.equal(boxes["plan"](), whole["plan"])
 
 
 def test_pictures(code, small):

@@ -11,7 +11,6 @@ import base64
 import functools
 import html
 import io
-import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from PIL import Image
 
 from .files import replacing
 
-OTHER, SOLID = 48, 20  # in a picture: how far apart two colours are others (of 765); pixels that make one worth keeping
+OTHER, SOLID = 12, 20  # in a picture: how far apart two colours are others (of 442); pixels that make one worth keeping
 
 
 def read(path, name: str | None = None) -> tuple[torch.Tensor, int]:
@@ -165,26 +164,33 @@ def mel(wav: torch.Tensor, sample_rate: int = 16000, n_fft: int = 1024, hop: int
 def fewer_colours(png: bytes) -> bytes:
     """A PNG picture with a palette of 64 colours: a quarter of the size, and notebooks that hold many stay small.
 
-    The colours of a few bars or words beside a spectrogram count for little and would be mixed with others: those that come out
-    as another colour are kept as they are. The picture carries no version number or date, so the same picture is the same file.
+    Rare colours count for more in the palette than they have pixels, or the ends of a colour map would be lost to its middle; and
+    solid ones that it lacks (a few bars or words beside a spectrogram) are kept as they are. The picture carries no version number
+    or date, so the same picture is the same file.
     """
     file = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
-        full = picture.convert("RGB")
-    few = full.quantize(64, dither=Image.Dither.NONE)
-    true, shown = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (full, few))  # [height, width, 3]
-    colours, counts = np.unique(true[np.abs(true - shown).sum(-1) > OTHER], axis=0, return_counts=True)
-    kept = []
-    for colour in colours[np.argsort(-counts)][: np.count_nonzero(counts >= SOLID)].tolist():
-        if len(kept) < 16 and all(sum(map(abs, np.subtract(colour, other))) > OTHER for other in kept):
+        pixels = np.asarray(picture.convert("RGB"), dtype=np.int32)  # [height, width, 3]
+    packed, place, counts = np.unique(pixels @ [1 << 16, 1 << 8, 1], return_inverse=True, return_counts=True)
+    colours = np.stack((packed >> 16, packed >> 8 & 255, packed & 255), 1)  # [n, 3]
+    sample = Image.fromarray(np.repeat(colours, np.ceil(counts**0.5).astype(int), axis=0)[None].astype(np.uint8))
+
+    def palette(size):  # [size, 3]
+        return np.array(sample.quantize(size).getpalette()).reshape(-1, 3)[:size]
+
+    def nearest(palette):  # for each colour: which of the palette, and how far (squared)
+        apart = (colours**2).sum(1)[:, None] - 2 * colours @ palette.T + (palette**2).sum(1)  # [n, size]
+        return apart.argmin(1), apart.min(1)
+
+    missed = nearest(palette(64))[1]
+    kept = [colours[counts.argmax()]]  # the ground
+    lacking = (missed > OTHER**2) & (counts >= SOLID)
+    for colour in colours[lacking][np.argsort(-counts[lacking], kind="stable")]:
+        if len(kept) < 16 and all(np.square(colour - other).sum() > OTHER**2 for other in kept):
             kept.append(colour)
-    if kept:
-        few = full.quantize(64 - len(kept), dither=Image.Dither.NONE)
-        index, palette = np.array(few), few.getpalette()[: 3 * (64 - len(kept))]
-        for number, colour in enumerate(kept, len(palette) // 3):
-            index[(true == colour).all(-1)] = number
-        few = Image.fromarray(index)
-        few.putpalette([*palette, *itertools.chain(*kept)])
+    chosen = np.concatenate((palette(64 - len(kept)), kept))
+    few = Image.fromarray(nearest(chosen)[0][place].reshape(pixels.shape[:2]).astype(np.uint8))
+    few.putpalette(chosen.flatten().tolist())
     few.save(file, format="png", optimize=True)
     return file.getvalue()
 
