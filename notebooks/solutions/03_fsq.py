@@ -96,6 +96,6 @@ ANSWERS = (  # to the five questions at the end of the notebook, and where they 
     "A staircase has slope zero, so the encoder gets no gradient; the decoder lies behind it and learns what the codes of a random"
     " encoder mean (sections 2 and 6).",
     "A row of a learned table that is nobody's nearest, gets no gradient and never moves; FSQ's grid has no parameters (section 4).",
-    "TSLM's KV cache, E_<i into RALM, z_{i−1} into LocDiT, and the first patch without a prompt, planned at token 101 (section 9).",
+    "The text into RALM, E_<i into RALM, z_{i−1} into LocDiT, and the first patch without a prompt, planned at token 101 (section 9).",
     "For stability over many steps: in the ablation (§4.3) the row without rounding is worst on hard texts (section 7).",
 )

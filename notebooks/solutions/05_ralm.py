@@ -85,8 +85,8 @@ ANSWERS = (  # to the five questions at the end of the notebook, and where they 
     " (section 2).",
     "The first one, planned by the raw state at 101, if there is no prompt. With a prompt it is planned at the last patch of the prompt,"
     " which is an audio position and goes through FSQ (section 3).",
-    "z₍ᵢ₋₁₎ itself into LocDiT; its embedding into RALM; and TSLM's cache, by which later states read earlier ones unrounded. FSQ blocks"
-    " the way from TSLM's state at an audio position to RALM and to μ (section 4).",
+    "z₍ᵢ₋₁₎ itself into LocDiT; its embedding E into RALM; and TSLM's states at the text into RALM. TSLM's cache is unrounded, too, but"
+    " what is made of it at an audio position must pass the grid: FSQ blocks the way from there to RALM and to μ (section 4).",
     "The whole model was trained with both, and may have put into RALM what the plan could have said. What a model can do that never had"
     " a plan is asked by training one without it (section 7).",
 )

@@ -7,8 +7,8 @@ ANSWERS = (  # to the five questions at the end of the notebook, and where they 
     " there. Only the distance between the trained model and its random twin was learned (section 4).",
     "Theirs are error rates of whole texts on natural speech, ours shares of patches on a synthesiser's. The order of the boxes can be"
     " compared (section 7).",
-    "Nothing from the distance: it changes with the perplexity and with where the walk began. Count neighbours where the states live, in"
+    "Nothing from the distance: it changes with the perplexity. Count neighbours where the states live, in"
     " all dimensions (section 8).",
-    "RALM reads h_FSQ and has copied the words into r, so LocDiT gets them from there. A probe tells what a box holds, a lesion what this"
-    " model uses (section 9).",
+    "By RALM's: at the text it reads the states of TSLM, which nothing squeezes, and it brings the words into r, where they lie open and"
+    " from where LocDiT gets them. A probe tells what a box holds, a lesion what this model uses (section 9).",
 )
