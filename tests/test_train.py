@@ -245,9 +245,9 @@ def test_starting_anew_forgets_the_old_run(tmp_path):
     other = dataclasses.replace(TRAIN, seed=1)
     with pytest.raises(ValueError):
         fit(tmp_path, data=[Item(torch.tensor([CONFIG.vocab]), torch.randn(5, 4))], config=other, resume=False)
-    with pytest.raises(ValueError, match="a VAETrainConfig trains an AudioVAE, not a VoxCPM"):
+    with pytest.raises(ValueError, match="a VAETrainConfig trains an AudioVAE, and the model is of type VoxCPM"):
         fit(tmp_path, config=VAE_TRAIN, resume=False)
-    with pytest.raises(ValueError, match="a TrainConfig trains a VoxCPM, not a AudioVAE"):
+    with pytest.raises(ValueError, match="a TrainConfig trains a VoxCPM, and the model is of type AudioVAE"):
         fit(tmp_path, vae(), config=other, resume=False)
     with pytest.raises(ValueError, match="config is a Config: use the `train` or the `vae_train`"):
         fit(tmp_path, config=CONFIG, resume=False)

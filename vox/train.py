@@ -208,7 +208,7 @@ def fit(
     if job_class is None:
         raise ValueError(f"config is a {type(config).__name__}: use the `train` or the `vae_train` of a Config")
     if not hasattr(model, job_class.part):
-        raise ValueError(f"a {type(config).__name__} trains {job_class.trains}, not a {type(model).__name__}")
+        raise ValueError(f"a {type(config).__name__} trains {job_class.trains}, and the model is of type {type(model).__name__}")
     if isinstance(data, list) and data and isinstance(data[0], Item) != (job_class is SpeechJob):
         raise ValueError(f"{type(model).__name__} does not train on a list of {type(data[0]).__name__}: help(vox.train.fit) says on what")
     if until is not None and until < 1:
@@ -339,9 +339,9 @@ class Run:
             row = {name: next(values) for name in row}
             for name, value in row.items():
                 if not math.isfinite(value):
-                    kept = (state.checkpoints(self.out / "checkpoints") or ["nothing"])[-1]
+                    kept = (state.checkpoints(self.out / "checkpoints") or ["none"])[-1]
                     raise FloatingPointError(
-                        f"{name} became {value} in step {step + 1}: nothing of it was saved, {kept} is the last good state."
+                        f"{name} became {value} in step {step + 1}: nothing of it was saved; the last good state: {kept}."
                         " Start anew with a lower lr or precision 'fp32' (resume=False, or another folder)"
                     )
             self.window.append(row)
